@@ -1,0 +1,48 @@
+"""The result type of both searches, and the tie rule.
+
+Tie rule: the score descending, then the row ascending. A place with no hit holds row -1 and
+score -inf. An item whose score is NaN or -inf is never a hit. A zero score is +0.0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["TopK", "best_hits", "no_hits"]
+
+
+class TopK(NamedTuple):
+    """The best k items of every query, best first; equal scores: the lower row first."""
+
+    scores: Tensor  # [B, k] float32, -inf where there is no hit
+    rows: Tensor  # [B, k] int64, -1 where there is no hit
+
+
+def no_hits(batch: int, k: int, device: torch.device) -> TopK:
+    """A result `[batch, k]` that holds no hit yet."""
+    return TopK(
+        torch.full((batch, k), -torch.inf, dtype=torch.float32, device=device),
+        torch.full((batch, k), -1, dtype=torch.int64, device=device),
+    )
+
+
+def best_hits(scores: Tensor, rows: Tensor, k: int) -> TopK:
+    """The k best columns under the tie rule, padded to k.
+
+    scores [B, M] float32, rows [B, M] int64. Among equal scores the columns must already stand
+    in ascending row order: then one stable sort is the whole tie rule.
+    """
+    hit = (scores > -torch.inf) & (rows >= 0)  # false for NaN too
+    scores, order = torch.sort(
+        torch.where(hit, scores, -torch.inf), dim=1, descending=True, stable=True
+    )
+    scores, order = scores[:, :k], order[:, :k]
+    kept = torch.where(scores > -torch.inf, rows.gather(1, order), -1)
+    missing = k - scores.shape[1]
+    if missing > 0:
+        scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+        kept = torch.nn.functional.pad(kept, (0, missing), value=-1)
+    return TopK(scores + 0.0, kept)  # + 0.0: -0.0 becomes +0.0, equal scores have equal bits

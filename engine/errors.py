@@ -1,0 +1,65 @@
+"""Every error the engine raises on purpose.
+
+    EngineError                            catch this one for all of them
+    ├── InvalidArgument  (ValueError)      a query, k, mask, id or vector that cannot be searched
+    │   └── UnknownId    (KeyError)        an id that the index does not hold
+    ├── BackendUnavailable (RuntimeError)  the backend asked for cannot run here; the message says why
+    ├── MissingPackage   (ImportError)     an optional package is absent; the message holds the install line
+    ├── CheckpointError  (ValueError)      a checkpoint that is missing, incomplete or of another shape
+    │   └── CheckpointMismatch             an index made by another checkpoint than the one at hand
+    ├── IndexFormatError (ValueError)      an index directory that is missing, damaged or of a newer format
+    ├── ImageError       (ValueError)      an image that cannot be read
+    └── DatasetError     (ValueError)      a folder of pictures or a captions file that cannot be used
+
+Each message names the argument or file, what was expected, what came, and what to do. An operation that raises
+has changed nothing.
+"""
+
+from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
+
+__all__ = [
+    "BackendUnavailable",
+    "CheckpointError",
+    "CheckpointMismatch",
+    "DatasetError",
+    "EngineError",
+    "IndexFormatError",
+    "InvalidArgument",
+    "MissingPackage",
+    "ImageError",
+    "UnknownId",
+]
+
+
+class UnknownId(InvalidArgument, KeyError):
+    """An id that the index does not hold."""
+
+    __str__ = Exception.__str__  # KeyError would print the message's repr
+
+
+class MissingPackage(EngineError, ImportError):
+    """An optional package is absent."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> "MissingPackage":
+        return cls(f"{purpose} needs {package}: pip install 'hivlp-engine[{extra}]'")
+
+
+class CheckpointError(EngineError, ValueError):
+    """A checkpoint that is missing, incomplete or of another shape."""
+
+
+class CheckpointMismatch(CheckpointError):
+    """An index made by another checkpoint than the one at hand."""
+
+
+class IndexFormatError(EngineError, ValueError):
+    """An index directory that is missing, damaged or of a newer format."""
+
+
+class ImageError(EngineError, ValueError):
+    """An image that cannot be read."""
+
+
+class DatasetError(EngineError, ValueError):
+    """A folder of pictures or a captions file that cannot be used."""

@@ -1,0 +1,58 @@
+"""The frozen image tower's features of every training picture, computed once, from several views of each."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.dataset import Example
+from engine.images import read_image
+from engine.model import HiVLPModel, HiVLPProcessor
+
+BATCH = 32
+BACKGROUNDS = ("white", "#e6e6e6", "#c8dcf0", "#3c3c3c")
+
+
+@torch.inference_mode()
+def tower_features(
+    model: HiVLPModel,
+    processor: HiVLPProcessor,
+    examples: Sequence[Example],
+    views: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Tensor:
+    """Features float16 `[N, views, F]`; view 0 is the picture itself, the others are drawn at random."""
+    chance = random.Random(seed)
+    rows = []
+    for start in range(0, len(examples), BATCH):
+        images = [read_image(example.image) for example in examples[start : start + BATCH]]
+        batch = [view(image, number, chance) for image in images for number in range(views)]
+        features = model.image_tower(processor.pixels(batch).to(model.device))
+        rows.append(features.half().cpu().reshape(len(images), views, -1))
+        advance(len(images))
+    return torch.cat(rows)
+
+
+def view(image: Image.Image, number: int, chance: random.Random) -> Image.Image:
+    """View 0: as it is. Odd ones: a mirrored crop. Even ones: set smaller, on another background."""
+    if number == 0:
+        return image
+    width, height = image.size
+    if number % 2:
+        scale = chance.uniform(0.75, 0.95)
+        left = chance.uniform(0, (1 - scale) * width)
+        top = chance.uniform(0, (1 - scale) * height)
+        box = (round(left), round(top), round(left + scale * width), round(top + scale * height))
+        return image.crop(box).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = chance.uniform(1.05, 1.4)
+    canvas = Image.new(
+        "RGB", (round(scale * width), round(scale * height)), chance.choice(BACKGROUNDS)
+    )
+    canvas.paste(
+        image,
+        (chance.randint(0, canvas.width - width), chance.randint(0, canvas.height - height)),
+    )
+    return canvas

@@ -1,0 +1,207 @@
+"""Launches the coarse search: maxima, selection, rescoring, sort; and `scan` for what overflows.
+
+No host synchronisation, no allocation that depends on values, the current stream throughout:
+safe to capture in a CUDA graph. Memory beside inputs and outputs: 4 bytes per group and query
+of one pass (at most 1 GiB, or one block of queries where that is more), and about 56 k + 512
+bytes per query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from kernels._triton.device import (
+    INTERPRETS,
+    Buffers,
+    capability_of,
+    layout_bytes,
+    on_device,
+    take_workspace,
+)
+from kernels._triton.launch import CoarseLaunch, coarse_launch, power
+from kernels._triton.maxima import dot_max, stream_max
+from kernels._triton.selection import finish, rescore, scan, select_groups
+from kernels.topk import TopK
+
+__all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
+
+RESCORE_ROWS = 128  # rows that one program of `rescore` takes
+SELECT_BLOCK = 2048  # maxima that a program of `select_groups` reads at a time
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What the kernels are told beside the inputs."""
+
+    k: int
+    n_spans: int
+    cap: int  # groups (or spans) a query's list holds
+    hit_cap: int  # keys a query's list holds
+    width: int  # keys that are sorted at a time
+
+
+def _sizes(launch: CoarseLaunch, count: int, k: int) -> _Sizes:
+    width = max(power(k), 2 * launch.block_n)
+    n_spans = -(-count // (launch.block_n * launch.tiles))
+    return _Sizes(k, n_spans, 2 * k + 64, width * (1 if launch.path == "direct" else 2), width)
+
+
+def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Buffers:
+    """The buffers of one pass."""
+    part = launch.part
+    hits: Buffers = {"hits": ((part, sizes.hit_cap), torch.int64)}
+    if launch.path == "direct":
+        return hits
+    return hits | {
+        "group_max": ((part, sizes.n_spans, launch.block_n), torch.float32),
+        "span_max": ((part, sizes.n_spans), torch.float32),
+        "peaks": ((sizes.n_spans,), torch.float32),
+        "reaches": ((part,), torch.float32),
+        "lows": ((part,), torch.float32),
+        "spans": ((part, sizes.cap), torch.int32),
+        "groups": ((part, sizes.cap), torch.int32),
+        "group_count": ((part,), torch.int32),
+        "hit_count": ((part,), torch.int32),
+    }
+
+
+def _launch_for(queries: Tensor, items: Tensor, k: int) -> CoarseLaunch:
+    batch, (count, d) = queries.shape[0], items.shape
+    return coarse_launch(capability_of(queries), batch, count, d, k, items.dtype)
+
+
+def coarse_workspace(queries: Tensor, items: Tensor, k: int) -> int:
+    """Bytes of `workspace` that `coarse_topk` needs for these shapes on this device."""
+    if not len(queries) or not len(items):
+        return 0
+    launch = _launch_for(queries, items, k)
+    return layout_bytes(_layout(launch, _sizes(launch, len(items), k)))
+
+
+def error_factor(d: int, dtype: torch.dtype) -> float:
+    """GAMMA: |fast - exact score| <= GAMMA * sum|q| * max|x|; derived in docs/decisions/0003."""
+    if dtype == torch.int8:
+        return 0.0
+    rounding = 2.0 * (d + 32) * 2.0**-23
+    return rounding + (2.0**-17 if dtype == torch.float32 else 0.0)
+
+
+def _factor(dtype: torch.dtype) -> tl.dtype:
+    """What the fast product multiplies: float8 goes as float16, which holds it exactly, because
+    Hopper's float8 product keeps too few bits; the interpreter has no bfloat16 product."""
+    if dtype == torch.bfloat16:
+        return tl.float32 if INTERPRETS else tl.bfloat16
+    return {
+        torch.float32: tl.float32,
+        torch.float16: tl.float16,
+        torch.float8_e4m3fn: tl.float16,
+        torch.int8: tl.int8,
+    }[dtype]
+
+
+def coarse_topk(
+    queries: Tensor,
+    items: Tensor,
+    k: int,
+    mask: Tensor | None,
+    *,
+    out: TopK | None = None,
+    workspace: Tensor | None = None,
+    launch: CoarseLaunch | None = None,
+) -> TopK:
+    """The Triton version of `kernels.coarse.coarse_topk`; `launch` is for tests and tuning."""
+    batch, count = queries.shape[0], items.shape[0]
+    if out is None:
+        out = TopK(
+            torch.empty(batch, k, dtype=torch.float32, device=queries.device),
+            torch.empty(batch, k, dtype=torch.int64, device=queries.device),
+        )
+    if batch == 0 or count == 0:
+        out.scores.fill_(-torch.inf)
+        out.rows.fill_(-1)
+        return out
+    launch = launch or _launch_for(queries, items, k)
+    sizes = _sizes(launch, count, k)
+    buffers = take_workspace(_layout(launch, sizes), workspace, queries.device)
+    with on_device(queries):
+        for start in range(0, batch, launch.part):
+            part = slice(start, start + launch.part)
+            shown = mask[part] if mask is not None and mask.ndim == 2 else mask
+            best = TopK(out.scores[part], out.rows[part])
+            _search_part(queries[part], items, shown, best, buffers, launch, sizes)
+    return out
+
+
+def _search_part(
+    queries: Tensor,
+    items: Tensor,
+    mask: Tensor | None,
+    out: TopK,
+    buffers: dict[str, Tensor],
+    launch: CoarseLaunch,
+    sizes: _Sizes,
+) -> None:
+    """One pass over the items for at most launch.part queries, which share one mask shape."""
+    batch, (count, d), dtype = queries.shape[0], items.shape, items.dtype
+    fp8, integer = dtype == torch.float8_e4m3fn, dtype == torch.int8
+    if fp8:
+        queries, items = queries.view(torch.uint8), items.view(torch.uint8)
+    flags, mode, mask_strides = items, 0, (0, 0)  # without a mask the pointer is not read
+    if mask is not None:
+        flags, mode = mask.view(torch.uint8), mask.ndim
+        mask_strides = (mask.stride(0) if mode == 2 else 0, mask.stride(-1))
+    strides = (*queries.stride(), *items.stride(), *mask_strides)
+    exact: dict[str, Any] = {
+        "PAD": max(power(d), 64), "BLOCK_N": launch.block_n, "TILES": launch.tiles, "MASK": mode,
+        "FP8": fp8, "WIDE": tl.int32 if integer else tl.float32, "enable_fp_fusion": False,
+    }  # fmt: skip
+    gamma, direct = error_factor(d, dtype), launch.path == "direct"
+    at = {name: buffers.get(name, buffers["hits"]) for name in _NAMES}  # unused where direct
+    if not direct:
+        pad = max(power(d), 32 if integer or fp8 else 16)
+        blocks = -(-batch // launch.block_b)
+        maxima = stream_max if launch.path == "stream" else dot_max
+        maxima[(sizes.n_spans * blocks,)](
+            queries, items, flags, at["group_max"], at["span_max"], at["peaks"],
+            batch, count, d, sizes.n_spans, *strides,
+            PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, TILES=launch.tiles,
+            MASK=mode, FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype),
+            STAGES=launch.stages, num_warps=launch.warps,
+        )  # fmt: skip
+        select_groups[(batch,)](
+            queries, at["group_max"], at["span_max"], at["peaks"], at["reaches"], at["lows"],
+            at["spans"], at["groups"], at["group_count"], at["hit_count"],
+            sizes.k, d, sizes.n_spans, *queries.stride(), sizes.cap,
+            PAD=exact["PAD"], BLOCK_N=launch.block_n, NESTED=launch.nested, FP8=fp8, GAMMA=gamma,
+            BLOCK=SELECT_BLOCK, num_warps=8,
+        )  # fmt: skip
+        rows = max(RESCORE_ROWS, launch.tiles)
+        rescore[(-(-sizes.cap * launch.tiles // rows), batch)](
+            queries, items, flags, at["lows"], at["groups"], at["group_count"],
+            at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap,
+            ROWS=rows, num_warps=4, **exact,
+        )  # fmt: skip
+        finish[(batch,)](
+            at["hits"], at["hit_count"], at["group_count"], out.scores, out.rows,
+            sizes.k, sizes.cap, sizes.hit_cap, WIDTH=sizes.width, num_warps=_sort_warps(sizes),
+        )  # fmt: skip
+    scan[(batch,)](
+        queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
+        at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
+        count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap,
+        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=_sort_warps(sizes), **exact,
+    )  # fmt: skip
+
+
+_NAMES = ("hits", "group_max", "span_max", "peaks", "reaches", "lows", "spans", "groups",
+          "group_count", "hit_count")  # fmt: skip
+
+
+def _sort_warps(sizes: _Sizes) -> int:
+    """Enough threads that a sort of `width` 64-bit keys stays in registers."""
+    return 4 if sizes.width <= 1024 else 8 if sizes.width <= 2048 else 16

@@ -1,0 +1,129 @@
+"""How a search is cut into programs: a pure function of its shape. Nothing here changes a result.
+
+`coarse_launch` reads `launch_table.py`, which `python -m benchmarks.tune` writes; where no
+tuning has run, the defaults below hold. No Triton is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from kernels._triton.launch_table import TABLE
+
+__all__ = ["INTERPRETED", "MAX_K", "CoarseLaunch", "RerankLaunch", "coarse_launch", "power",
+           "rerank_launch", "shape_class"]  # fmt: skip
+
+MAX_K = 4096
+INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
+MAXIMA_BYTES = 1 << 30  # group maxima held at a time; larger batches go in parts
+SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
+STREAM_B = 4  # up to here plain multiplies; above, tensor instructions
+
+
+@dataclass(frozen=True)
+class CoarseLaunch:
+    """One launch of the coarse search. A group is `tiles` items, a span block_n groups."""
+
+    path: str  # "direct": `scan` over everything; "stream" or "dot": by group maxima
+    block_b: int  # queries per program of the maxima kernel
+    block_n: int  # items per tile
+    tiles: int  # tiles per span = items per group
+    warps: int
+    stages: int
+    nested: bool  # select spans first, then groups within them
+    part: int  # queries per pass
+
+
+@dataclass(frozen=True)
+class RerankLaunch:
+    """One launch of the rerank: candidates per program, and whether one kernel does it all."""
+
+    rows: int
+    fused: bool
+    warps: int
+
+
+def power(n: int) -> int:
+    """The smallest power of two >= n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def shape_class(batch: int, d: int, dtype: torch.dtype) -> tuple[str, int, int]:
+    """The row of the launch table: batch class, padded dims, bytes per entry."""
+    if batch <= STREAM_B:
+        size = "stream"
+    elif batch <= 16:
+        size = "small"
+    else:
+        size = "large" if batch > 64 else "middle"
+    return size, max(power(d), 32), dtype.itemsize
+
+
+def _default_blocks(
+    capability: tuple[int, int], size: str, pad: int, itemsize: int
+) -> tuple[int, int, int, int]:
+    """(block_b, block_n, warps, stages) that fit the registers and the shared memory."""
+    if capability == INTERPRETED:
+        return {"stream": 4, "small": 16}.get(size, 32), 16, 4, 1
+    if size == "stream":
+        return STREAM_B, 32 if pad * itemsize <= 256 else 16, 4, 2
+    block_b = {"small": 16, "middle": 64, "large": 128}[size]
+    block_n, warps, stages = 128, 8 if size == "large" else 4, 4
+    budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096
+    if size == "large":  # leave room for a second program on the multiprocessor
+        budget = budget // 2 if pad * itemsize <= 256 else budget
+
+    def needed() -> int:  # the queries, the pipeline of item tiles, the maxima on their way out
+        return pad * itemsize * (block_b + stages * block_n) + 4 * block_b
+
+    while needed() > budget and stages > 2:
+        stages -= 1
+    while needed() > budget and block_n > 32:
+        block_n //= 2
+    while needed() > budget and block_b > 16:
+        block_b //= 2
+    return block_b, block_n, warps, stages
+
+
+def coarse_launch(
+    capability: tuple[int, int], batch: int, count: int, d: int, k: int, dtype: torch.dtype
+) -> CoarseLaunch:
+    """The launch for `batch` queries over `count` items of `d` entries and k results."""
+    size, pad, itemsize = shape_class(batch, d, dtype)
+    blocks = TABLE.get((capability, size, pad, itemsize))
+    block_b, block_n, warps, stages = blocks or _default_blocks(capability, size, pad, itemsize)
+    if size == "stream":
+        block_b = power(batch)
+    if count < 8 * k or count <= 4 * block_n:  # too few groups to leave any out
+        return CoarseLaunch("direct", 1, 16 if capability == INTERPRETED else 128, 1, 4, 1, False,
+                            max(batch, 1))  # fmt: skip
+    # A group of T items costs 4 / T bytes an item to write, and k groups of T rows to rescore.
+    balance = int((4 * count / (k * d * itemsize)) ** 0.5)
+    tiles = min(max(power(balance), 2), 128)
+    while tiles > 2 and count < 4 * k * tiles:  # at least 4 k groups
+        tiles //= 2
+    spans = -(-count // (block_n * tiles))
+    per_query = 4 * spans * (block_n + 1)
+    part = max(MAXIMA_BYTES // per_query // block_b, 1) * block_b
+    return CoarseLaunch("stream" if size == "stream" else "dot", block_b, block_n, tiles, warps,
+                        stages, spans >= 2 * k, min(part, max(batch, 1)))  # fmt: skip
+
+
+def rerank_launch(
+    capability: tuple[int, int], batch: int, candidates: int, d: int, dtype: torch.dtype
+) -> RerankLaunch:
+    """The launch for `batch` queries with `candidates` rows each of `d` entries."""
+    pad = max(power(d), 64)
+    rows = max(min(8192 // pad, 64), 4)
+    if capability == INTERPRETED:
+        return RerankLaunch(16, batch >= 4, 4)
+    # One program per query fills the device only when there are queries enough.
+    fused = batch >= 256 or candidates <= rows
+    return RerankLaunch(rows, fused and candidates <= MAX_K, 4 if pad <= 1024 else 8)
+
+
+def smaller(launch: CoarseLaunch, part: int) -> CoarseLaunch:
+    """The same launch with at most `part` queries a pass."""
+    return replace(launch, part=min(part, launch.part))

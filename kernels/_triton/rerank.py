@@ -1,0 +1,96 @@
+"""Launches the rerank: one kernel per query, or, where those are too few to fill the device,
+one program per tile of candidates and then a sort.
+
+No host synchronisation, no allocation that depends on values. Memory beside inputs and outputs:
+8 bytes per candidate, rounded up to a power of two of them. Items in pinned host memory are read
+where they lie, over PCIe.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from kernels._triton.candidates import rerank_fused, rerank_keys, rerank_sort
+from kernels._triton.device import capability_of, on_device, take_workspace
+from kernels._triton.launch import MAX_K, RerankLaunch, power, rerank_launch
+from kernels.topk import TopK
+
+__all__ = ["rerank_topk", "rerank_workspace"]
+
+
+def _held(candidates: Tensor, k: int) -> int:
+    """Keys a query's scratch holds: its candidates, and at least one sort's worth."""
+    return max(candidates.shape[1], _width(candidates, k))
+
+
+def _width(candidates: Tensor, k: int) -> int:
+    """Keys that are sorted at a time."""
+    return max(power(min(candidates.shape[1], MAX_K)), power(k))
+
+
+def rerank_workspace(candidates: Tensor, k: int) -> int:
+    """Bytes of `workspace` that `rerank_topk` needs."""
+    return -(-8 * len(candidates) * _held(candidates, k) // 256) * 256
+
+
+def _without_repeats(candidates: Tensor) -> Tensor:
+    """Each query's candidates in ascending order, repeats turned to -1."""
+    ordered = candidates.sort(dim=1).values
+    repeated = ordered[:, 1:] == ordered[:, :-1]
+    ordered[:, 1:].masked_fill_(repeated, -1)
+    return ordered
+
+
+def rerank_topk(
+    queries: Tensor,
+    items: Tensor,
+    candidates: Tensor,
+    k: int,
+    *,
+    out: TopK | None = None,
+    workspace: Tensor | None = None,
+    launch: RerankLaunch | None = None,
+) -> TopK:
+    """The Triton version of `kernels.rerank.rerank_topk`; `launch` is for tests and tuning."""
+    batch, listed = candidates.shape
+    count, d = items.shape
+    if out is None:
+        out = TopK(
+            torch.empty(batch, k, dtype=torch.float32, device=queries.device),
+            torch.empty(batch, k, dtype=torch.int64, device=queries.device),
+        )
+    if batch == 0 or listed == 0:
+        out.scores.fill_(-torch.inf)
+        out.rows.fill_(-1)
+        return out
+    launch = launch or rerank_launch(capability_of(queries), batch, listed, d, items.dtype)
+    width = _width(candidates, k)
+    if listed > width:  # merged part by part: repeats must not crowd out others
+        candidates = _without_repeats(candidates)
+    held = _held(candidates, k)
+    keys = take_workspace({"keys": ((batch, held), torch.int64)}, workspace, queries.device)["keys"]
+    fp8 = items.dtype == torch.float8_e4m3fn
+    if fp8:
+        queries, items = queries.view(torch.uint8), items.view(torch.uint8)
+    strides = (*queries.stride(), *items.stride(), *candidates.stride(), held)
+    score = {
+        "ROWS": launch.rows, "PAD": max(power(d), 64), "FP8": fp8, "enable_fp_fusion": False,
+        "WIDE": tl.int32 if items.dtype == torch.int8 else tl.float32,
+    }  # fmt: skip
+    warps = 4 if width <= 1024 else 8 if width <= 2048 else 16
+    with on_device(queries):
+        if launch.fused:
+            rerank_fused[(batch,)](
+                queries, items, candidates, keys, *out, count, listed, k, d, *strides,
+                WIDTH=width, num_warps=max(warps, launch.warps), **score,
+            )  # fmt: skip
+        else:
+            tiles = -(-listed // launch.rows)
+            rerank_keys[(batch * tiles,)](
+                queries, items, candidates, keys, count, listed, d, *strides,
+                num_warps=launch.warps, **score,
+            )  # fmt: skip
+            rerank_sort[(batch,)](keys, *out, listed, k, held, WIDTH=width, num_warps=warps)
+    return out

@@ -1,0 +1,288 @@
+"""Kernels of the second and third step: which groups can hold a hit, their scores, the best k.
+
+`group_max` and `span_max` are the fast product's; every decision leaves room for its error, so
+what is kept always contains the answer. A list that would overflow sets the query aside for
+`scan`, which needs no list.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels._triton.scoring import (
+    NO_KEY,
+    error_bound,
+    fp8_or_same,
+    hit_keys,
+    ordered_bits,
+    row_scores,
+    unordered_bits,
+    write_best,
+)
+
+__all__ = ["finish", "rescore", "scan", "select_groups"]
+
+
+@triton.jit
+def _bounds(value, peak, reach, GAMMA: tl.constexpr):
+    """(lower, upper) bound of the best score in a group or span with fast maximum `value`."""
+    error = error_bound(reach, peak, GAMMA)
+    known = error < float("inf")
+    lower = tl.where(known, value - error, -float("inf"))
+    return lower, tl.where(known, value + error, float("inf"))
+
+
+@triton.jit
+def _load_bounds(
+    values, peaks, listed, i, count, reach,
+    WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr,
+):  # fmt: skip
+    """Entry i of `count` blocks of WIDTH values: its place, its bounds, whether it exists.
+
+    Block i // WIDTH is span `listed[...]` where LISTED, else the span of that number.
+    """
+    live = i < count * WIDTH
+    span = i // WIDTH
+    if LISTED:
+        span = tl.load(listed + span, mask=live, other=0)
+    span = span.to(tl.int64)
+    place = span * WIDTH + i % WIDTH
+    value = tl.load(values + place, mask=live, other=-float("inf"))
+    peak = tl.load(peaks + span, mask=live, other=0.0) if GAMMA > 0 else tl.zeros_like(value)
+    lower, upper = _bounds(value, peak, reach, GAMMA)
+    return place, lower, upper, live
+
+
+@triton.jit
+def _kth_lower(
+    values, peaks, listed, count, k, reach,
+    WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The k-th largest lower bound (-inf where there are fewer): 8 bits of it a pass."""
+    digits = tl.arange(0, 256)
+    prefix = tl.full([], 0, tl.int64)
+    need = k
+    for step in tl.static_range(4):
+        shift: tl.constexpr = 24 - 8 * step
+        histogram = tl.zeros([256], tl.int32)
+        for start in range(0, count * WIDTH, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            _, lower, _, live = _load_bounds(
+                values, peaks, listed, i, count, reach, WIDTH, LISTED, GAMMA
+            )
+            key = ordered_bits(lower).to(tl.int64) + 2**31  # 0 ... 2^32 - 1
+            same = live & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
+            digit = ((key >> shift) & 255).to(tl.int32)
+            histogram += tl.histogram(digit, 256, mask=same)
+        above = tl.cumsum(histogram, 0, reverse=True)  # how many have this digit or a larger one
+        digit = tl.maximum(tl.sum((above >= need).to(tl.int32), 0) - 1, 0)
+        need -= tl.sum(tl.where(digits == digit, above - histogram, 0), 0)
+        prefix += digit.to(tl.int64) << shift
+    found = unordered_bits((prefix - 2**31).to(tl.int32))
+    return tl.where(count * WIDTH >= k, found, -float("inf"))
+
+
+@triton.jit
+def _collect(
+    values, peaks, listed, count, low, reach, kept, CAP,
+    WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Writes the places whose upper bound reaches `low`, in order; returns how many there are."""
+    total = tl.full([], 0, tl.int32)
+    for start in range(0, count * WIDTH, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        place, _, upper, live = _load_bounds(
+            values, peaks, listed, i, count, reach, WIDTH, LISTED, GAMMA
+        )
+        keep = live & (upper > -float("inf")) & (upper >= low)
+        at = total + tl.cumsum(keep.to(tl.int32), 0) - 1
+        tl.store(kept + at, place.to(tl.int32), mask=keep & (at < CAP))
+        total += tl.sum(keep.to(tl.int32), 0)
+    return total
+
+
+@triton.jit(do_not_specialize=["k", "n_spans", "CAP"])
+def select_groups(
+    # inputs
+    queries, group_max, span_max, peaks,
+    # outputs
+    reaches, lows, spans, groups, group_count, hit_count,
+    # shapes
+    k, d, n_spans, stride_qb, stride_qd, CAP,
+    # constants
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, NESTED: tl.constexpr, FP8: tl.constexpr,
+    GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program per query: a score that k groups reach for certain (`lows`), and the list of
+    the groups that may reach it. NESTED: first the same over spans, then within those only."""
+    b = tl.program_id(0).to(tl.int64)
+    j = tl.arange(0, PAD).to(tl.int64)
+    q = tl.load(queries + b * stride_qb + j * stride_qd, mask=j < d, other=0)
+    reach = tl.sum(tl.abs(fp8_or_same(q, FP8).to(tl.float32)), 0) * 1.01
+    span_max += b * n_spans
+    group_max += b * n_spans * BLOCK_N
+    spans += b * CAP
+    groups += b * CAP
+    low = tl.full([], -float("inf"), tl.float32)
+    count = n_spans
+    lost = tl.full([], 0, tl.int1)
+    if NESTED:
+        low = _kth_lower(span_max, peaks, spans, n_spans, k, reach, 1, False, GAMMA, BLOCK)
+        count = _collect(
+            span_max, peaks, spans, n_spans, low, reach, spans, CAP, 1, False, GAMMA, BLOCK
+        )
+        lost = count > CAP
+        count = tl.minimum(count, CAP)
+        tl.debug_barrier()  # the list is read by other threads than wrote it
+    found = _kth_lower(group_max, peaks, spans, count, k, reach, BLOCK_N, NESTED, GAMMA, BLOCK)
+    low = tl.maximum(low, found)
+    total = _collect(
+        group_max, peaks, spans, count, low, reach, groups, CAP, BLOCK_N, NESTED, GAMMA, BLOCK
+    )
+    tl.store(reaches + b, reach)
+    tl.store(lows + b, low)
+    tl.store(group_count + b, tl.where(lost, CAP + 1, total))
+    tl.store(hit_count + b, 0)
+
+
+@triton.jit
+def _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK: tl.constexpr):
+    """live, and allowed by the mask: for one query b and its rows."""
+    if MASK > 0:
+        at = rows * stride_mn
+        if MASK == 2:
+            at += b * stride_mb
+        live = live & (tl.load(mask + at, mask=live, other=0) != 0)
+    return live
+
+
+@triton.jit(do_not_specialize=["N", "CAP", "HIT_CAP"])
+def rescore(
+    # inputs
+    queries, items, mask, lows, groups, group_count,
+    # outputs
+    hits, hit_count,
+    # shapes
+    N, d, stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP,
+    # constants
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
+    MASK: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Programs (slot block, query): the listed groups' scores; the keys that reach `low` are
+    appended to hits [B, HIT_CAP] (in any order: keys are unique, and sorted later)."""
+    b = tl.program_id(1).to(tl.int64)
+    i = tl.arange(0, ROWS)
+    slot_block = tl.program_id(0).to(tl.int64) * (ROWS // TILES)
+    slot = slot_block + i // TILES
+    count = tl.load(group_count + b)
+    if (slot_block >= count) | (count > CAP):
+        return
+    group = tl.load(groups + b * CAP + slot, mask=slot < count, other=0).to(tl.int64)
+    rows = (group // BLOCK_N) * (BLOCK_N * TILES) + (i % TILES) * BLOCK_N + group % BLOCK_N
+    live = _mask_at(mask, b, rows, (slot < count) & (rows < N), stride_mb, stride_mn, MASK)
+    score = row_scores(
+        queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
+        ROWS, PAD, FP8, WIDE,
+    )  # fmt: skip
+    key = hit_keys(score, rows, live & (score >= tl.load(lows + b)))
+    keep = (key != NO_KEY).to(tl.int32)
+    start = tl.atomic_add(hit_count + b, tl.sum(keep, 0))
+    at = start + tl.cumsum(keep, 0) - 1
+    tl.store(hits + b * HIT_CAP + at, key, mask=(keep > 0) & (at < HIT_CAP))
+
+
+@triton.jit(do_not_specialize=["k", "CAP", "HIT_CAP"])
+def finish(
+    # inputs
+    hits, hit_count, group_count,
+    # outputs
+    scores, rows,
+    # shapes
+    k, CAP, HIT_CAP,
+    # constants
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """One program per query: sorts its hits, WIDTH >= k at a time, and writes the best k."""
+    b = tl.program_id(0).to(tl.int64)
+    count = tl.load(hit_count + b)
+    if (count > HIT_CAP) | (tl.load(group_count + b) > CAP):
+        return
+    hits += b * HIT_CAP
+    i = tl.arange(0, WIDTH)
+    best = tl.sort(tl.load(hits + i, mask=i < count, other=NO_KEY), descending=True)
+    for start in range(WIDTH, count, WIDTH):
+        more = tl.sort(tl.load(hits + start + i, mask=start + i < count, other=NO_KEY))
+        best = tl.bitonic_merge(tl.maximum(best, more), descending=True)
+    write_best(best, scores, rows, b * k, k, WIDTH)
+
+
+@triton.jit(do_not_specialize=["N", "k", "n_spans", "CAP", "HIT_CAP"])
+def scan(
+    # inputs
+    queries, items, mask, group_max, span_max, peaks, reaches, lows, group_count,
+    # outputs
+    hits, hit_count, scores, rows_out,
+    # shapes
+    N, k, d, n_spans,
+    stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP,
+    # constants
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr, MASK: tl.constexpr,
+    FP8: tl.constexpr, WIDE: tl.constexpr, GAMMA: tl.constexpr, WIDTH: tl.constexpr,
+    DIRECT: tl.constexpr,
+):  # fmt: skip
+    """One program per query walks the items in row order with the best WIDTH keys so far.
+
+    DIRECT (few items): all of them. Otherwise only queries whose lists overflowed, and only the
+    groups that may still reach the k-th best: what ties decide is decided here, by whole keys.
+    `hits` holds the keys that wait to be merged. WIDTH >= k and >= 2 * BLOCK_N.
+    """
+    b = tl.program_id(0).to(tl.int64)
+    limit = tl.full([], NO_KEY, tl.int64)  # a key must be above it
+    reach = tl.full([], 0.0, tl.float32)
+    if not DIRECT:
+        if (tl.load(hit_count + b) <= HIT_CAP) & (tl.load(group_count + b) <= CAP):
+            return
+        limit = tl.maximum(limit, (ordered_bits(tl.load(lows + b)).to(tl.int64) << 32) - 1)
+        reach = tl.load(reaches + b)
+    hits += b * HIT_CAP
+    place = tl.arange(0, BLOCK_N)
+    i = tl.arange(0, WIDTH)
+    best = tl.full([WIDTH], NO_KEY, tl.int64)
+    waiting = tl.full([], 0, tl.int32)
+    for span in range(0, n_spans):
+        first = (b * 0 + span) * (TILES * BLOCK_N)  # int64
+        tiles = TILES
+        if not DIRECT:
+            at = b * n_spans + span
+            peak = tl.load(peaks + span) if GAMMA > 0 else 0.0
+            _, upper = _bounds(tl.load(span_max + at), peak, reach, GAMMA)
+            reachable = hit_keys(upper, first, upper > -float("inf")) > limit
+            tiles = tl.where(reachable, TILES, 0)
+        for tile in range(0, tiles):
+            rows = first + tile * BLOCK_N + place
+            live = rows < N
+            if not DIRECT:
+                value = tl.load(group_max + at * BLOCK_N + place)
+                _, upper = _bounds(value, peak, reach, GAMMA)
+                live = live & (hit_keys(upper, rows, live) > limit)
+            live = _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK)
+            score = row_scores(
+                queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
+                BLOCK_N, PAD, FP8, WIDE,
+            )  # fmt: skip
+            key = hit_keys(score, rows, live)
+            keep = (key > limit).to(tl.int32)
+            tl.store(hits + waiting + tl.cumsum(keep, 0) - 1, key, mask=keep > 0)
+            waiting += tl.sum(keep, 0)
+            if waiting + BLOCK_N > WIDTH:
+                tl.debug_barrier()  # the list is read by other threads than wrote it
+                more = tl.sort(tl.load(hits + i, mask=i < waiting, other=NO_KEY))
+                best = tl.bitonic_merge(tl.maximum(best, more), descending=True)
+                limit = tl.maximum(limit, tl.max(tl.where(i == k - 1, best, NO_KEY), 0))
+                waiting = tl.full([], 0, tl.int32)
+                tl.debug_barrier()
+    tl.debug_barrier()
+    more = tl.sort(tl.load(hits + i, mask=i < waiting, other=NO_KEY))
+    best = tl.bitonic_merge(tl.maximum(best, more), descending=True)
+    write_best(best, scores, rows_out, b * k, k, WIDTH)

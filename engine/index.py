@@ -235,9 +235,9 @@ class Index:
     def open(cls, path: str | Path) -> "Index":
         """Map the index in a directory. Lengths, shapes and dtypes are checked; `verify` reads the bytes too."""
         directory = Path(path)
-        facts, arrays = index_files.read(directory)
-        reference = facts["checkpoint"]
         try:
+            facts, arrays = index_files.read(directory)
+            reference = facts["checkpoint"]
             index = cls(
                 coarse=arrays["coarse"],
                 fine=arrays["fine"],
@@ -248,12 +248,10 @@ class Index:
                 checkpoint=CheckpointReference(**reference) if reference else None,
                 path=directory,
             )
-        except KeyError as missing:
-            raise IndexFormatError(
-                f"{directory}: the manifest must name the array {missing}. Build the index again."
-            ) from None
-        count = facts["count"]
-        expected = {"coarse": (count, facts["coarse_dim"]), "fine": (count, facts["fine_dim"])}
+            count = facts["count"]
+            expected = {"coarse": (count, facts["coarse_dim"]), "fine": (count, facts["fine_dim"])}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise index_files.missing(directory, error) from None
         found = {"coarse": index.coarse.shape, "fine": index.fine.shape}
         lengths = {len(part) for part in (index.ids, index.metadata) if part is not None}
         if found != expected or lengths != {count}:

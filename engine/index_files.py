@@ -1,4 +1,4 @@
-"""The index directory: `manifest.json` and one `.npy` file an array.
+"""The index directory: `manifest.json`, and one file an array: its values alone, little-endian, row by row.
 
 Files are written under new names, synced, and published together by renaming the manifest over the old one; only
 then are the files that the old manifest named removed. Published files are never written to, so they may be mapped.
@@ -21,6 +21,7 @@ from engine.errors import IndexFormatError
 FORMAT = "hivlp-index"
 VERSION = 1
 MANIFEST = "manifest.json"
+DTYPES = ("float32", "float16", "int64", "uint8")
 
 Array = NDArray[Any]
 
@@ -31,7 +32,7 @@ def write(directory: Path, facts: Mapping[str, Any], arrays: Mapping[str, Array]
     made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:12]
-    drafts = [directory / f"{name}-{token}.npy" for name in arrays]
+    drafts = [directory / f"{name}-{token}.bin" for name in arrays]
     draft = directory / f"{MANIFEST}.{token}"
     try:
         files = {
@@ -62,6 +63,14 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     return manifest, {
         name: _map_array(directory, name, entry) for name, entry in manifest["files"].items()
     }
+
+
+def missing(directory: Path, error: Exception) -> IndexFormatError:
+    """What to raise where the manifest lacks an entry or holds one of another form."""
+    return IndexFormatError(
+        f"{directory / MANIFEST}: a whole manifest expected, got {error!r}. "
+        "Restore it, or build the index again."
+    )
 
 
 def verify(directory: Path) -> None:
@@ -112,7 +121,7 @@ def _published(directory: Path) -> list[str]:
 
 def _write_array(target: Path, array: Array) -> dict[str, Any]:
     with target.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+        np.ascontiguousarray(array).tofile(stream)
         stream.flush()
         os.fsync(stream.fileno())
     return {
@@ -128,26 +137,25 @@ def _map_array(directory: Path, name: str, entry: Mapping[str, Any]) -> Array:
     file = directory / entry["file"]
     if file.parent != directory:
         raise IndexFormatError(f"{directory}: {name} must lie in it, got {entry['file']!r}.")
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    if dtype not in DTYPES or len(shape) > 2 or not all(type(n) is int and n >= 0 for n in shape):
+        raise IndexFormatError(
+            f"{directory}: {name} of rank 1 or 2 and a dtype of {DTYPES} expected, got {dtype} {shape}."
+        )
     try:
         size = file.stat().st_size
-        if size != entry["bytes"]:
+        expected = math.prod(shape) * np.dtype(dtype).itemsize
+        if not size == entry["bytes"] == expected:
             raise IndexFormatError(
-                f"{file}: {entry['bytes']} bytes expected by the manifest, got {size}. "
-                "The file is cut or damaged: restore it, or build the index again."
+                f"{file}: {expected} bytes expected for {dtype} {shape}, got {size} "
+                f"({entry['bytes']} by the manifest). Restore the file, or build the index again."
             )
+        if not size:  # no bytes to map
+            return np.empty(shape, dtype)
         # Copy-on-write: torch wants writable memory, and nothing written to it may reach the file.
-        # An empty array has no bytes to map.
-        mode: Any = "c" if math.prod(entry["shape"]) else None
-        array: Array = np.load(file, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise IndexFormatError(f"{file}: a readable .npy file expected, got {error}.") from None
-    found = (list(array.shape), array.dtype.name)
-    if found != (entry["shape"], entry["dtype"]):
-        raise IndexFormatError(
-            f"{file}: {(entry['shape'], entry['dtype'])} expected by the manifest, got {found}. "
-            "The file is damaged: restore it, or build the index again."
-        )
-    return array
+        return np.memmap(file, dtype, mode="c", shape=shape)
+    except OSError as error:
+        raise IndexFormatError(f"{file}: a readable file expected, got {error}.") from None
 
 
 def _digest(file: Path) -> str:

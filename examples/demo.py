@@ -1,0 +1,119 @@
+"""`make demo`: index the bundled pictures, search them with words and with pictures, show what came back.
+
+Everything it uses is in the repository: examples/pictures and examples/checkpoint. It writes demo.html, a page that
+needs nothing else.
+"""
+
+import argparse
+import base64
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from rich.console import Console
+
+import engine
+from engine.building import index_folder
+
+HERE = Path(__file__).parent
+PICTURES, CHECKPOINT = HERE / "pictures", HERE / "checkpoint"
+K = 6
+
+SENTENCES = (
+    "a red car",
+    "a dog",
+    "someone riding a bicycle",
+    "a slice of pizza",
+    "heavy rain and lightning",
+    "a musical instrument with strings",
+    "a house with a garden",
+    "birthday cake with candles",
+    "something to cut paper with",
+    "a crying face",
+    "a sailing boat on the sea",
+    "money",
+)
+PICTURE_QUERIES = ("noto/1f98b.webp", "noto/1f3b8.webp", "noto/1f34e.webp")
+
+
+def main() -> None:
+    """Index, search, compare with the exact answer, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--html", type=Path, default=Path("demo.html"), help="where to write the page")
+    page = parser.parse_args().html
+    console = Console(highlight=False)
+
+    started = time.perf_counter()
+    retriever = index_folder(PICTURES, engine.open_encoder(CHECKPOINT))
+    console.print(f"[bold]{retriever}[/bold]")
+    console.print(f"indexed in {time.perf_counter() - started:.1f} s\n")
+    retriever.warmup(batch_sizes=(len(SENTENCES),), k=K)
+
+    by_words = retriever.search(list(SENTENCES), k=K)
+    pictures = [PICTURES / name for name in PICTURE_QUERIES]
+    by_pictures = retriever.search(pictures, k=K, filter=_without(retriever, PICTURE_QUERIES))
+
+    for query, hits in zip((*SENTENCES, *PICTURE_QUERIES), (*by_words, *by_pictures), strict=True):
+        console.print(f"[bold]{query}[/bold]")
+        for hit in hits[:3]:
+            console.print(f"  {hit.score:.3f}  {hit.id:<42} {_caption(hit)}")
+    timings = by_words.timings
+    stages = (
+        f"{len(SENTENCES)} sentences, {len(retriever):,} pictures: encode {1e3 * timings.encode:.1f} ms, "
+        f"coarse {1e3 * timings.coarse:.2f} ms, rerank {1e3 * timings.rerank:.2f} ms"
+    )
+    agreement = _agreement(retriever, by_words)
+    console.print(f"\n{stages}\n{agreement}")
+    page.write_text(_page(by_words, by_pictures, f"{stages}. {agreement}."), encoding="utf-8")
+    console.print(f"open [bold]{page}[/bold] in a browser")
+
+
+def _without(retriever: engine.Retriever, ids: Sequence[str]) -> np.ndarray:
+    """A mask per query that leaves out the picture it asks with."""
+    mask = np.ones((len(ids), len(retriever)), dtype=bool)
+    mask[np.arange(len(ids)), retriever.index.rows_of(ids)] = False
+    return mask
+
+
+def _agreement(retriever: engine.Retriever, found: engine.SearchResult) -> str:
+    exact = retriever.search(list(SENTENCES), k=K, mode="exact")
+    same = sum(
+        len(set(some) & set(all_)) for some, all_ in zip(found.ids, exact.ids, strict=True)
+    )
+    total = sum(len(ids) for ids in exact.ids)
+    return f"two-stage search found {same} of the {total} pictures that the exact search finds"
+
+
+def _caption(hit: engine.Hit) -> str:
+    return str(hit.metadata["captions"][0]) if hit.metadata else ""
+
+
+def _page(
+    by_words: engine.SearchResult, by_pictures: engine.SearchResult, footnote: str
+) -> str:
+    asked = [f"<h2>{escape(sentence)}</h2>" for sentence in SENTENCES]
+    asked += [_image(name, "asked with this picture") for name in PICTURE_QUERIES]
+    rows = "\n".join(
+        f'<section><div class="query">{query}</div><div class="hits">'
+        + "".join(
+            f"<figure>{_image(str(hit.id), _caption(hit))}"
+            f"<figcaption>{escape(_caption(hit))}<br><span>{hit.score:.3f}</span></figcaption></figure>"
+            for hit in hits
+        )
+        + "</div></section>"
+        for query, hits in zip(asked, (*by_words, *by_pictures), strict=True)
+    )
+    template = Template((HERE / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(rows=rows, footnote=escape(footnote))
+
+
+def _image(name: str, alt: str) -> str:
+    content = base64.b64encode((PICTURES / name).read_bytes()).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/webp;base64,{content}">'
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
 import io
-import lzma
 import subprocess
 import tarfile
 import zlib
@@ -20,14 +20,14 @@ def read(archive: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(_tar(archive)), mode="r:*") as tar:
+        with tarfile.open(fileobj=io.BytesIO(_tar(archive)), mode="r:") as tar:
             for member in tar:
                 path = member.name.removeprefix("./").removeprefix("package/")
                 if member.isreg() and wanted(path):
                     stream = tar.extractfile(member)
                     assert stream is not None  # a regular file always has one
                     found[path] = stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise SourceError(f"{archive} is broken ({error}): delete it and run again") from error
     return dict(sorted(found.items()))
 
@@ -41,8 +41,9 @@ def read_one(archive: Path, path: str) -> bytes:
 
 
 def _tar(archive: Path) -> bytes:
+    """The archive's tar, decompressed to its end, so that its checksum has been compared."""
     if archive.suffix != ".deb":
-        return archive.read_bytes()
+        return gzip.decompress(archive.read_bytes())
     try:
         done = subprocess.run(
             ["dpkg-deb", "--fsys-tarfile", str(archive)], capture_output=True, check=False

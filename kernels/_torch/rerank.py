@@ -1,6 +1,7 @@
 """rerank_topk in PyTorch: candidates in row order, gathered and scored a cache-sized block at a time.
 
-Memory beside inputs and outputs: about 2 * TERMS float32 and 3 * B * C int64, whatever D and N.
+Memory beside inputs and outputs: about 4 * B * C int64, whatever D and N, and a block of
+products (`survivors.TERMS`).
 """
 
 from __future__ import annotations
@@ -8,12 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.score import score_pairs
+from kernels._torch.survivors import score_rows
 from kernels.topk import TopK, best_hits
 
 __all__ = ["rerank_topk"]
-
-TERMS = 1 << 20  # products held at a time
 
 
 def rerank_topk(
@@ -24,25 +23,12 @@ def rerank_topk(
     inside = (rows >= 0) & (rows < items.shape[0])
     inside[:, 1:] &= rows[:, 1:] != rows[:, :-1]
     rows = torch.where(inside, rows, -1)
-    best = best_hits(_scores(queries, items, rows), rows, k)
+    asked = (rows >= 0).nonzero()[:, 0]
+    scores = torch.full(rows.shape, -torch.inf, device=queries.device)
+    scores[rows >= 0] = score_rows(queries, items, asked, rows[rows >= 0])
+    best = best_hits(scores, rows, k)
     if out is None:
         return best
     out.scores.copy_(best.scores)
     out.rows.copy_(best.rows)
     return out
-
-
-def _scores(queries: Tensor, items: Tensor, rows: Tensor) -> Tensor:
-    """Scores [B, C] float32 of items[rows]; what stands where a row is -1 does not matter."""
-    batch, count = rows.shape
-    scores = torch.zeros(batch, count, dtype=torch.float32, device=queries.device)
-    if items.shape[0] == 0:
-        return scores
-    block = max(1, TERMS // queries.shape[1])
-    flat, asking = rows.reshape(-1).clamp(min=0), torch.arange(batch, device=rows.device)
-    asking = asking[:, None].expand(rows.shape).reshape(-1)
-    for first in range(0, flat.numel(), block):
-        part = slice(first, first + block)
-        found = items[flat[part].to(items.device)].to(queries.device)
-        scores.view(-1)[part] = score_pairs(queries[asking[part]], found)
-    return scores

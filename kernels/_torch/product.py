@@ -1,0 +1,104 @@
+"""Fast products of a tile of items with all queries, and how far they may lie from the scores.
+
+The tile is a plain matrix product in bfloat16 (or float32), whose rounding depends on the BLAS,
+the shape and the machine. It only says which items may be among the best: every caller compares
+it through `slack`, a bound on |tile before its last rounding - score|, and scores what is left
+in the fixed order. The bound is derived in docs/decisions/0002-exact-topk-cpu.md.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["MAX_NORM", "Tiles", "fast_dtype"]
+
+HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
+MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
+IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
+
+
+@lru_cache(maxsize=1)
+def fast_dtype() -> torch.dtype:
+    """bfloat16 where this CPU multiplies it faster than float32 (AMX, AVX-512-BF16, SVE).
+
+    Timed once, about 10 ms: only the speed depends on the answer, never the result.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        items, queries = torch.ones(4096, 64, dtype=dtype), torch.ones(64, 64, dtype=dtype)
+        best = float("inf")
+        for _ in range(4):
+            start = time.perf_counter()
+            torch.mm(items, queries)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return torch.bfloat16 if seconds(torch.bfloat16) < seconds(torch.float32) else torch.float32
+
+
+def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
+    """Whether vectors of this dtype lose bits on their way into the product."""
+    if fast == torch.bfloat16:
+        return dtype not in IN_BFLOAT16
+    reduced = torch.get_float32_matmul_precision() != "highest" or (
+        torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")
+    )  # the user allows bfloat16 or TF32 inside float32 products
+    return reduced and dtype not in IN_BFLOAT16
+
+
+class Tiles:
+    """Products of one block of queries [B, d] with chunks of at most `rows` items."""
+
+    def __init__(self, queries: Tensor, rows: int, group: int, fast: torch.dtype) -> None:
+        batch, width = queries.shape
+        self.group = group
+        self.rounds = _rounds(queries.dtype, fast)
+        low = queries.to(torch.float32).to(fast)
+        self._columns = low.t().contiguous()  # [d, B]
+        self._items = torch.empty(rows, width, dtype=fast, device=queries.device)
+        padded = -(-rows // group) * group
+        self._tile = torch.empty(padded * batch, dtype=fast, device=queries.device)
+        exact, low = queries.to(torch.float32), low.to(torch.float32)
+        norm = torch.linalg.vector_norm(exact, dim=1) * 1.001
+        self.reach = norm * ((width + 16) * 2.0**-23)  # [B], times an item's norm: the slack
+        if queries.dtype == torch.int8 and width <= 1024:
+            self.reach = torch.zeros_like(norm)  # sums of integers below 2^24 are exact
+        if self.rounds:
+            lost = torch.linalg.vector_norm(low - exact, dim=1) if fast != torch.float32 else 0
+            both = HALF_ULP if fast != torch.float32 else 3 * HALF_ULP
+            self.reach = self.reach + (norm * (both * 1.01) + lost) * 1.001
+
+    def of(self, chunk: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The tile [n padded to whole groups, B], its slack [B], and the loud rows.
+
+        Loud rows (of chunk) hold NaN, inf or a norm above MAX_NORM: there is no bound for them,
+        so they are left out of the tile (as zeros) and must be scored by themselves.
+        """
+        count, batch = chunk.shape[0], self._columns.shape[1]
+        low = chunk
+        if chunk.dtype != self._items.dtype:
+            low = self._items[:count]
+            low.copy_(chunk.to(torch.float32) if chunk.dtype == torch.float16 else chunk)
+        norm, loud = self._norm(low), None
+        if not norm <= MAX_NORM:
+            each = torch.linalg.vector_norm(low, dim=1, dtype=torch.float32)
+            quiet = each <= MAX_NORM / 8
+            loud = (~quiet).nonzero()[:, 0]
+            low = low.masked_fill(~quiet[:, None], 0)
+            norm = float(each[quiet].max()) * 1.02 if bool(quiet.any()) else 0.0
+        padded = -(-count // self.group) * self.group
+        tile = self._tile[: padded * batch].view(padded, batch)
+        torch.mm(low, self._columns, out=tile[:count])
+        tile[count:] = -torch.inf
+        slack = self.reach * (norm + 2.0**-50) + 2.0**-100  # what underflowed
+        return tile, slack, loud
+
+    def _norm(self, low: Tensor) -> float:
+        """At least the norm of every row; tight only where the slack needs it to be."""
+        if not self.rounds:
+            return float(torch.linalg.vector_norm(low)) * 1.02
+        return float(torch.linalg.vector_norm(low, dim=1).max()) * 1.02

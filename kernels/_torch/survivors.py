@@ -1,0 +1,145 @@
+"""The (query, row) pairs that may still be among the best k, and the floor they must reach.
+
+floor[b] is a lower bound of query b's k-th best score. A row is dropped only where its product
+proves that its score lies below the floor, so ties and rounding cannot lose a hit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.score import score_pairs
+from kernels.topk import TopK, no_hits
+
+__all__ = ["Survivors", "score_rows"]
+
+TERMS = 1 << 19  # products held at a time when pairs are scored
+BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+LOWEST = -3e38  # below every product in a tile, above -inf
+
+
+class Survivors:
+    """Pairs collected tile by tile for one block of queries [B, d]."""
+
+    def __init__(self, queries: Tensor, items: Tensor, k: int, fast: torch.dtype) -> None:
+        self.queries, self.items, self.k, self.fast = queries, items, k, fast
+        self.floor = torch.full((len(queries),), -torch.inf, device=queries.device)
+        self.slack = torch.zeros_like(self.floor)  # the largest of any tile so far
+        none = torch.empty(0, dtype=torch.int64, device=queries.device)
+        self._pairs = [(none, none, none.to(fast))]  # query, row, product
+        self.pending = 0
+
+    def offer(self, tile: Tensor, slack: Tensor, rows: Tensor | int, group: int) -> None:
+        """Keep what may be a hit of this tile [n, B]; rows: of each line, or of the first."""
+        self.slack = torch.maximum(self.slack, slack)
+        batch, count = tile.shape[1], tile.shape[0] // group
+        if self.pending == 0 and count >= self.k:
+            # k groups, each with an item at least this good
+            maxima = tile.view(group, -1).amax(0).view(count, batch)
+            kth = maxima.t().float().topk(self.k).values[:, -1]
+            self._raise_floor(kth)
+        limit = self._limit(slack)  # [B]
+        if bool((limit > 0).all()):  # floats above zero sort as their bits do, and faster
+            tile, limit = tile.view(BITS[self.fast]), limit.view(BITS[self.fast])
+        grouped = tile.view(group, count * batch)
+        found = (grouped.amax(0).view(count, batch) >= limit).view(-1).nonzero()[:, 0]
+        if not len(found):
+            return
+        entries, query = grouped.index_select(1, found), found % batch  # [group, m], [m]
+        member, at = (entries >= limit[query]).nonzero().unbind(1)
+        line = member * count + (found // batch)[at]
+        row = line + rows if isinstance(rows, int) else rows[line]
+        product = entries.view(-1).index_select(0, member * len(found) + at).view(self.fast)
+        self._pairs.append((query[at], row, product))
+        self.pending += len(at)
+
+    def prune(self) -> None:
+        """Raise the floor to the k-th best product of every query; drop what lies below."""
+        query, row, product = self._joined()
+        order, place = _ranked(query, product, len(self.floor))
+        last = order[place == self.k - 1]
+        kth = torch.full_like(self.floor, -torch.inf)
+        kth[query[last]] = product[last].float()
+        self._raise_floor(kth)
+        self._keep(query, row, product, product >= self._limit(self.slack)[query])
+
+    def settle(self) -> None:
+        """Score every pair and keep the best k of each query: for when products cannot tell."""
+        query, row, product = self._joined()
+        scores = score_rows(self.queries, self.items, query, row)
+        by_row = torch.sort(row).indices
+        order, place = _ranked(query[by_row], scores[by_row], len(self.floor))
+        order = by_row[order]
+        last = order[place == self.k - 1]
+        self.floor[query[last]] = torch.maximum(self.floor[query[last]], scores[last])
+        order = order[place < self.k]
+        self._pairs = [(query[order], row[order], product[order])]
+        self.pending = len(order)
+
+    def best(self, more: TopK) -> TopK:
+        """The best k of the pairs and of the hits in `more`, other rows of the same queries."""
+        self.prune()
+        query, row, _ = self._joined()
+        others = more.rows >= 0
+        query = torch.cat((query, others.nonzero()[:, 0]))
+        row, by_row = torch.sort(torch.cat((row, more.rows[others])))
+        query = query[by_row]
+        scores = score_rows(self.queries, self.items, query, row)
+        order, place = _ranked(query, scores, len(self.floor))
+        order, place = order[place < self.k], place[place < self.k]
+        query, row, scores = query[order], row[order], scores[order]
+        best = no_hits(len(self.floor), self.k, scores.device)
+        best.scores[query, place] = scores
+        best.rows[query, place] = torch.where(scores > -torch.inf, row, -1)
+        return best
+
+    def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        query, row, product = (torch.cat(parts) for parts in zip(*self._pairs, strict=True))
+        return query, row, product
+
+    def _keep(self, query: Tensor, row: Tensor, product: Tensor, kept: Tensor) -> None:
+        at = kept.nonzero()[:, 0]
+        self._pairs = [(query[at], row[at], product[at])]
+        self.pending = len(at)
+
+    def _raise_floor(self, kth: Tensor) -> None:
+        """kth [B] float32: k products are at least this, so k scores are at least that less
+        the rounding of the product and the slack."""
+        under = torch.nextafter(kth.to(self.fast), torch.tensor(-torch.inf, dtype=self.fast))
+        self.floor = torch.maximum(self.floor, under.float() - self.slack)
+
+    def _limit(self, slack: Tensor) -> Tensor:
+        """[B] in the product's dtype: where the score reaches the floor, the product is not below.
+
+        One step under the floor less the slack, so that it holds however products are rounded.
+        """
+        limit = (self.floor - slack).clamp(min=LOWEST).to(self.fast)
+        return torch.nextafter(limit, torch.tensor(-torch.inf, dtype=self.fast))
+
+
+def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Tensor:
+    """Scores [m] float32 of pairs, query and row int64 [m], a cache-sized block at a time.
+
+    NaN counts as -inf, and -0.0 as +0.0.
+    """
+    scores = torch.empty(len(row), dtype=torch.float32, device=queries.device)
+    block = max(1, TERMS // queries.shape[1])
+    for first in range(0, len(row), block):
+        part = slice(first, first + block)
+        found = items.index_select(0, row[part].to(items.device)).to(queries.device)
+        scores[part] = score_pairs(queries.index_select(0, query[part]), found)
+    return torch.where(scores > -torch.inf, scores + 0.0, -torch.inf)
+
+
+def _ranked(query: Tensor, values: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Pairs ordered by query, then value descending, equal ones as they stand; and the place of
+    each within its query. One stable integer sort of (query, complement of the value's bits)."""
+    wide, width = (torch.int64, 32) if values.dtype == torch.float32 else (torch.int32, 16)
+    top = (1 << (width - 1)) - 1
+    bits = values.view(BITS[values.dtype]).to(wide)
+    bits ^= (bits >> (width - 1)) & top  # sorts as the float does
+    order = torch.sort((query.to(wide) << width) | (top - bits), stable=True).indices
+    counts = torch.bincount(query, minlength=batch)
+    start = counts.cumsum(0) - counts
+    return order, torch.arange(len(query), device=query.device) - start[query[order]]

@@ -1,6 +1,6 @@
 """The Triton versions. Triton is imported when one of them is first used, never before.
 
-`workspace`, where one is passed, is a uint8 tensor of `coarse_workspace(queries, items, k)` or
+`workspace`, where one is passed, is a uint8 tensor of `coarse_workspace(queries, items, k, masked=...)` or
 `rerank_workspace(candidates, k)`
 bytes on the queries' device. Triton reads fine vectors in pinned
 host memory in place: a gather over PCIe, with no staged copy.
@@ -71,11 +71,11 @@ def coarse_topk(
     return coarse.coarse_topk(queries, items, k, mask, out=out, workspace=workspace)
 
 
-def coarse_workspace(queries: Tensor, items: Tensor, k: int) -> int:
+def coarse_workspace(queries: Tensor, items: Tensor, k: int, *, masked: bool = False) -> int:
     """Bytes of `workspace` that a coarse search of these shapes takes on their device."""
     from kernels._triton import coarse
 
-    return coarse.coarse_workspace(queries, items, k)
+    return coarse.coarse_workspace(queries, items, k, masked)
 
 
 def rerank_topk(

@@ -24,7 +24,7 @@ from kernels._triton.device import (
     take_workspace,
 )
 from kernels._triton.launch import CoarseLaunch, coarse_launch, power
-from kernels._triton.maxima import dot_max, stream_max
+from kernels._triton.maxima import dot_max
 from kernels._triton.selection import finish, rescore, scan, select_groups
 from kernels.topk import TopK
 
@@ -45,17 +45,18 @@ class _Sizes:
     width: int  # keys that are sorted at a time
 
 
-def _sizes(launch: CoarseLaunch, count: int, k: int) -> _Sizes:
+def _sizes(launch: CoarseLaunch, count: int, k: int, dtype: torch.dtype) -> _Sizes:
     width = max(power(k), 2 * launch.block_n)
     n_spans = -(-count // (launch.block_n * launch.tiles))
-    return _Sizes(k, n_spans, 2 * k + 64, width * (1 if launch.path == "direct" else 2), width)
+    cap = 4 * k + 128 if dtype == torch.float32 else 2 * k + 64  # tf32 leaves more in doubt
+    return _Sizes(k, n_spans, cap, width * (1 if launch.direct else 2), width)
 
 
 def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Buffers:
     """The buffers of one pass."""
     part = launch.part
     hits: Buffers = {"hits": ((part, sizes.hit_cap), torch.int64)}
-    if launch.path == "direct":
+    if launch.direct:
         return hits
     return hits | {
         "group_max": ((part, sizes.n_spans, launch.block_n), torch.float32),
@@ -70,17 +71,17 @@ def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Buffers:
     }
 
 
-def _launch_for(queries: Tensor, items: Tensor, k: int) -> CoarseLaunch:
+def _launch_for(queries: Tensor, items: Tensor, k: int, masked: bool) -> CoarseLaunch:
     batch, (count, d) = queries.shape[0], items.shape
-    return coarse_launch(capability_of(queries), batch, count, d, k, items.dtype)
+    return coarse_launch(capability_of(queries), batch, count, d, k, items.dtype, masked=masked)
 
 
-def coarse_workspace(queries: Tensor, items: Tensor, k: int) -> int:
+def coarse_workspace(queries: Tensor, items: Tensor, k: int, masked: bool) -> int:
     """Bytes of `workspace` that `coarse_topk` needs for these shapes on this device."""
     if not len(queries) or not len(items):
         return 0
-    launch = _launch_for(queries, items, k)
-    return layout_bytes(_layout(launch, _sizes(launch, len(items), k)))
+    launch = _launch_for(queries, items, k, masked)
+    return layout_bytes(_layout(launch, _sizes(launch, len(items), k, items.dtype)))
 
 
 def error_factor(d: int, dtype: torch.dtype) -> float:
@@ -88,7 +89,7 @@ def error_factor(d: int, dtype: torch.dtype) -> float:
     if dtype == torch.int8:
         return 0.0
     rounding = 2.0 * (d + 32) * 2.0**-23
-    return rounding + (2.0**-17 if dtype == torch.float32 else 0.0)
+    return rounding + (2.05e-3 if dtype == torch.float32 else 0.0)  # tf32: 2 x 2^-10 a product
 
 
 def _factor(dtype: torch.dtype) -> tl.dtype:
@@ -125,8 +126,8 @@ def coarse_topk(
         out.scores.fill_(-torch.inf)
         out.rows.fill_(-1)
         return out
-    launch = launch or _launch_for(queries, items, k)
-    sizes = _sizes(launch, count, k)
+    launch = launch or _launch_for(queries, items, k, mask is not None)
+    sizes = _sizes(launch, count, k, items.dtype)
     buffers = take_workspace(_layout(launch, sizes), workspace, queries.device)
     with on_device(queries):
         for start in range(0, batch, launch.part):
@@ -160,25 +161,24 @@ def _search_part(
         "PAD": max(power(d), 64), "BLOCK_N": launch.block_n, "TILES": launch.tiles, "MASK": mode,
         "FP8": fp8, "WIDE": tl.int32 if integer else tl.float32, "enable_fp_fusion": False,
     }  # fmt: skip
-    gamma, direct = error_factor(d, dtype), launch.path == "direct"
+    gamma, direct = error_factor(d, dtype), launch.direct
     at = {name: buffers.get(name, buffers["hits"]) for name in _NAMES}  # unused where direct
     if not direct:
         pad = max(power(d), 32 if integer or fp8 else 16)
         blocks = -(-batch // launch.block_b)
-        maxima = stream_max if launch.path == "stream" else dot_max
-        maxima[(sizes.n_spans * blocks,)](
+        dot_max[(sizes.n_spans * blocks,)](
             queries, items, flags, at["group_max"], at["span_max"], at["peaks"],
             batch, count, d, sizes.n_spans, *strides,
             PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, TILES=launch.tiles,
             MASK=mode, FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype),
-            STAGES=launch.stages, num_warps=launch.warps,
+            STAGES=launch.stages, num_warps=launch.warps, enable_fp_fusion=True,
         )  # fmt: skip
         select_groups[(batch,)](
             queries, at["group_max"], at["span_max"], at["peaks"], at["reaches"], at["lows"],
             at["spans"], at["groups"], at["group_count"], at["hit_count"],
             sizes.k, d, sizes.n_spans, *queries.stride(), sizes.cap,
             PAD=exact["PAD"], BLOCK_N=launch.block_n, NESTED=launch.nested, FP8=fp8, GAMMA=gamma,
-            BLOCK=SELECT_BLOCK, num_warps=8,
+            BLOCK=SELECT_BLOCK, num_warps=8, enable_fp_fusion=False,
         )  # fmt: skip
         rows = max(RESCORE_ROWS, launch.tiles)
         rescore[(-(-sizes.cap * launch.tiles // rows), batch)](
@@ -188,7 +188,8 @@ def _search_part(
         )  # fmt: skip
         finish[(batch,)](
             at["hits"], at["hit_count"], at["group_count"], out.scores, out.rows,
-            sizes.k, sizes.cap, sizes.hit_cap, WIDTH=sizes.width, num_warps=_sort_warps(sizes),
+            sizes.k, sizes.cap, sizes.hit_cap,
+            WIDTH=sizes.width, num_warps=_sort_warps(sizes), enable_fp_fusion=False,
         )  # fmt: skip
     scan[(batch,)](
         queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],

@@ -6,7 +6,7 @@ tuning has run, the defaults below hold. No Triton is imported here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -19,15 +19,14 @@ MAX_K = 4096
 INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
 MAXIMA_BYTES = 1 << 30  # group maxima held at a time; larger batches go in parts
 SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
-STREAM_B = 4  # up to here plain multiplies; above, tensor instructions
 
 
 @dataclass(frozen=True)
 class CoarseLaunch:
     """One launch of the coarse search. A group is `tiles` items, a span block_n groups."""
 
-    path: str  # "direct": `scan` over everything; "stream" or "dot": by group maxima
-    block_b: int  # queries per program of the maxima kernel
+    direct: bool  # few items: `scan` over all of them, no group maxima
+    block_b: int  # queries per program of `dot_max`
     block_n: int  # items per tile
     tiles: int  # tiles per span = items per group
     warps: int
@@ -52,12 +51,7 @@ def power(n: int) -> int:
 
 def shape_class(batch: int, d: int, dtype: torch.dtype) -> tuple[str, int, int]:
     """The row of the launch table: batch class, padded dims, bytes per entry."""
-    if batch <= STREAM_B:
-        size = "stream"
-    elif batch <= 16:
-        size = "small"
-    else:
-        size = "large" if batch > 64 else "middle"
+    size = "small" if batch <= 16 else "middle" if batch <= 128 else "large"
     return size, max(power(d), 32), dtype.itemsize
 
 
@@ -66,11 +60,10 @@ def _default_blocks(
 ) -> tuple[int, int, int, int]:
     """(block_b, block_n, warps, stages) that fit the registers and the shared memory."""
     if capability == INTERPRETED:
-        return {"stream": 4, "small": 16}.get(size, 32), 16, 4, 1
-    if size == "stream":
-        return STREAM_B, 32 if pad * itemsize <= 256 else 16, 4, 2
-    block_b = {"small": 16, "middle": 64, "large": 128}[size]
-    block_n, warps, stages = 128, 8 if size == "large" else 4, 4
+        return 16 if size == "small" else 32, 16, 4, 1
+    # 256 queries a program: fewer programs read the same items, which L2 would not keep up with.
+    block_b = {"small": 16, "middle": 64, "large": 256 if itemsize < 4 else 128}[size]
+    block_n, warps, stages = (64, 8, 4) if size == "large" else (128, 4, 4)
     budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096
     if size == "large":  # leave room for a second program on the multiprocessor
         budget = budget // 2 if pad * itemsize <= 256 else budget
@@ -88,27 +81,36 @@ def _default_blocks(
 
 
 def coarse_launch(
-    capability: tuple[int, int], batch: int, count: int, d: int, k: int, dtype: torch.dtype
+    capability: tuple[int, int],
+    batch: int,
+    count: int,
+    d: int,
+    k: int,
+    dtype: torch.dtype,
+    *,
+    masked: bool = False,
 ) -> CoarseLaunch:
     """The launch for `batch` queries over `count` items of `d` entries and k results."""
     size, pad, itemsize = shape_class(batch, d, dtype)
     blocks = TABLE.get((capability, size, pad, itemsize))
     block_b, block_n, warps, stages = blocks or _default_blocks(capability, size, pad, itemsize)
-    if size == "stream":
-        block_b = power(batch)
     if count < 8 * k or count <= 4 * block_n:  # too few groups to leave any out
-        return CoarseLaunch("direct", 1, 16 if capability == INTERPRETED else 128, 1, 4, 1, False,
-                            max(batch, 1))  # fmt: skip
+        block_n = 16 if capability == INTERPRETED else 128
+        return CoarseLaunch(True, 1, block_n, 1, 4, 1, False, batch)
+    if size == "large" and (masked or pad != d):  # masks take registers
+        block_b //= 2
+    if masked:
+        block_n = max(block_n // 2, 16)
     # A group of T items costs 4 / T bytes an item to write, and k groups of T rows to rescore.
     balance = int((4 * count / (k * d * itemsize)) ** 0.5)
     tiles = min(max(power(balance), 2), 128)
     while tiles > 2 and count < 4 * k * tiles:  # at least 4 k groups
         tiles //= 2
     spans = -(-count // (block_n * tiles))
-    per_query = 4 * spans * (block_n + 1)
-    part = max(MAXIMA_BYTES // per_query // block_b, 1) * block_b
-    return CoarseLaunch("stream" if size == "stream" else "dot", block_b, block_n, tiles, warps,
-                        stages, spans >= 2 * k, min(part, max(batch, 1)))  # fmt: skip
+    fit = MAXIMA_BYTES // (4 * spans * (block_n + 1)) // block_b
+    part = min(max(fit, 1) * block_b, batch, 32768)
+    nested = spans >= 2 * k
+    return CoarseLaunch(False, block_b, block_n, tiles, warps, stages, nested, part)
 
 
 def rerank_launch(
@@ -122,8 +124,3 @@ def rerank_launch(
     # One program per query fills the device only when there are queries enough.
     fused = batch >= 256 or candidates <= rows
     return RerankLaunch(rows, fused and candidates <= MAX_K, 4 if pad <= 1024 else 8)
-
-
-def smaller(launch: CoarseLaunch, part: int) -> CoarseLaunch:
-    """The same launch with at most `part` queries a pass."""
-    return replace(launch, part=min(part, launch.part))

@@ -1,4 +1,4 @@
-"""Kernels of the first step: multiply, and keep only the maximum of each group of items.
+"""Kernel of the first step: multiply, and keep only the maximum of each group of items.
 
 A span is TILES tiles of BLOCK_N consecutive items. A group is one column of it: the items that
 stand at the same place in each of its tiles. So the running maximum is one elementwise
@@ -6,6 +6,7 @@ instruction per score, nothing crosses a lane, and consecutive rows (often alike
 different groups. Also written, once: each span's maximum and its largest |entry| (`peaks`).
 """
 
+# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
@@ -13,7 +14,7 @@ import triton.language as tl
 
 from kernels._triton.scoring import fp8_or_same
 
-__all__ = ["dot_max", "stream_max"]
+__all__ = ["dot_max"]
 
 
 @triton.jit
@@ -24,10 +25,12 @@ def _allowed(
     if MASK == 2:
         live = live_n[:, None] & live_b[None, :]
         at = (n * stride_mn)[:, None] + (b * stride_mb)[None, :]
-        return tl.load(mask + at, mask=live, other=0) != 0
-    if MASK == 1:
-        return (tl.load(mask + n * stride_mn, mask=live_n, other=0) != 0)[:, None]
-    return live_n[:, None]
+        allowed = tl.load(mask + at, mask=live, other=0) != 0
+    elif MASK == 1:
+        allowed = (tl.load(mask + n * stride_mn, mask=live_n, other=0) != 0)[:, None]
+    else:
+        allowed = live_n[:, None]
+    return allowed
 
 
 @triton.jit
@@ -59,8 +62,8 @@ def dot_max(
     MASK: tl.constexpr, FULL_D: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
     FACTOR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Large batches: tensor instructions, items along the rows of the product, queries along
-    its columns. Programs that share a span are neighbours, so its items come from L2."""
+    """Items along the rows of the product, queries along its columns. Programs that share a span
+    are neighbours, so its items come from L2. float32 is multiplied as tf32: its bound says so."""
     blocks = tl.cdiv(B, BLOCK_B)
     pid = tl.program_id(0)
     span = (pid // blocks).to(tl.int64)
@@ -90,7 +93,7 @@ def dot_max(
             else:
                 x = tl.load(at, mask=live_j[None, :], other=0)
             x = fp8_or_same(x, FP8).to(FACTOR)
-            best = tl.maximum(best, tl.dot(x, q, out_dtype=kind, input_precision="tf32x3"))
+            best = tl.maximum(best, tl.dot(x, q, out_dtype=kind, input_precision="tf32"))
             at += step
         done = tiles
     else:
@@ -101,64 +104,16 @@ def dot_max(
         at_n = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
         x = tl.load(at_n, mask=live_n[:, None] & live_j[None, :], other=0)
         x = fp8_or_same(x, FP8).to(FACTOR)
-        scores = tl.dot(x, q, out_dtype=kind, input_precision="tf32x3")
+        scores = tl.dot(x, q, out_dtype=kind, input_precision="tf32")
         ok = _allowed(mask, b, live_b, n, live_n, stride_mb, stride_mn, MASK)
         best = tl.maximum(best, tl.where(ok, scores, lowest))
     _store_maxima(best, group_max, span_max, span, n_spans, b, live_b, BLOCK_N, INTEGER)
 
     if (pid % blocks == 0) & (not INTEGER):  # one program per span; its items are still in L2
-        peak = tl.zeros([BLOCK_N, PAD], tl.float32)
+        peak = tl.zeros([BLOCK_N, PAD], FACTOR)
         for tile in range(TILES):
             n = first + tile * BLOCK_N + place
             at_n = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
             x = tl.load(at_n, mask=(n < N)[:, None] & live_j[None, :], other=0)
-            peak = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(tl.float32)))
-        tl.store(peaks + span, tl.max(tl.max(peak, 1), 0))
-
-
-@triton.jit(do_not_specialize=["B", "N", "n_spans"])
-def stream_max(
-    # inputs
-    queries, items, mask,
-    # outputs
-    group_max, span_max, peaks,
-    # shapes
-    B, N, d, n_spans,
-    stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn,
-    # constants
-    PAD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr,
-    MASK: tl.constexpr, FULL_D: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
-    FACTOR: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """The smallest batches: bound by the items' bytes, so plain multiplies; B <= BLOCK_B."""
-    span = tl.program_id(0).to(tl.int64)
-    wide: tl.constexpr = tl.int32 if INTEGER else tl.float32
-    lowest: tl.constexpr = -(2**31) if INTEGER else -float("inf")
-    b = tl.arange(0, BLOCK_B).to(tl.int64)
-    live_b = b < B
-    j = tl.arange(0, PAD)
-    live_j = j < d
-    j = j.to(tl.int64)
-    q = tl.load(
-        queries + (b * stride_qb)[:, None] + (j * stride_qd)[None, :],
-        mask=live_b[:, None] & live_j[None, :], other=0,
-    )  # fmt: skip
-    q = fp8_or_same(q, FP8).to(wide)
-    best = tl.full([BLOCK_N, BLOCK_B], lowest, wide)
-    peak = tl.zeros([BLOCK_N, PAD], tl.float32)
-    place = tl.arange(0, BLOCK_N)
-    first = span * (TILES * BLOCK_N)
-    for tile in tl.range(0, TILES, num_stages=STAGES):
-        n = first + tile * BLOCK_N + place
-        live_n = n < N
-        at = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
-        live = live_n[:, None] if FULL_D else live_n[:, None] & live_j[None, :]
-        x = fp8_or_same(tl.load(at, mask=live, other=0), FP8).to(wide)
-        scores = tl.sum(x[:, None, :] * q[None, :, :], 2)
-        ok = _allowed(mask, b, live_b, n, live_n, stride_mb, stride_mn, MASK)
-        best = tl.maximum(best, tl.where(ok, scores, lowest))
-        if not INTEGER:
-            peak = tl.maximum(peak, tl.abs(x))
-    _store_maxima(best, group_max, span_max, span, n_spans, b, live_b, BLOCK_N, INTEGER)
-    if not INTEGER:
-        tl.store(peaks + span, tl.max(tl.max(peak, 1), 0))
+            peak = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(FACTOR)))
+        tl.store(peaks + span, tl.max(tl.max(peak.to(tl.float32), 1), 0))

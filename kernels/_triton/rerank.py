@@ -92,5 +92,8 @@ def rerank_topk(
                 queries, items, candidates, keys, count, listed, d, *strides,
                 num_warps=launch.warps, **score,
             )  # fmt: skip
-            rerank_sort[(batch,)](keys, *out, listed, k, held, WIDTH=width, num_warps=warps)
+            rerank_sort[(batch,)](
+                keys, *out, listed, k, held,
+                WIDTH=width, num_warps=warps, enable_fp_fusion=False,
+            )  # fmt: skip
     return out

@@ -8,6 +8,7 @@ the complement of the row. So "score descending, row ascending" is one compariso
 rows of one query have the same key.
 """
 
+# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton

@@ -5,6 +5,7 @@ what is kept always contains the answer. A list that would overflow sets the que
 `scan`, which needs no list.
 """
 
+# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
@@ -25,20 +26,33 @@ __all__ = ["finish", "rescore", "scan", "select_groups"]
 
 
 @triton.jit
-def _bounds(value, peak, reach, GAMMA: tl.constexpr):
-    """(lower, upper) bound of the best score in a group or span with fast maximum `value`."""
-    error = error_bound(reach, peak, GAMMA)
-    known = error < float("inf")
-    lower = tl.where(known, value - error, -float("inf"))
-    return lower, tl.where(known, value + error, float("inf"))
+def _lower(value, peak, reach, GAMMA: tl.constexpr):
+    """Below the best score of a group or span whose fast maximum is `value`."""
+    if GAMMA == 0:  # int8: the fast product is exact
+        bound = value
+    else:
+        error = error_bound(reach, peak, GAMMA)
+        bound = tl.where(error < float("inf"), value - error, -float("inf"))
+    return bound
 
 
 @triton.jit
-def _load_bounds(
-    values, peaks, listed, i, count, reach,
+def _upper(value, peak, reach, GAMMA: tl.constexpr):
+    """Above the best score of a group or span whose fast maximum is `value`."""
+    if GAMMA == 0:
+        bound = value
+    else:
+        error = error_bound(reach, peak, GAMMA)
+        bound = tl.where(error < float("inf"), value + error, float("inf"))
+    return bound
+
+
+@triton.jit
+def _load_maxima(
+    values, peaks, listed, i, count,
     WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
-    """Entry i of `count` blocks of WIDTH values: its place, its bounds, whether it exists.
+    """Entry i of `count` blocks of WIDTH values: its place, its value, its span's peak.
 
     Block i // WIDTH is span `listed[...]` where LISTED, else the span of that number.
     """
@@ -49,9 +63,11 @@ def _load_bounds(
     span = span.to(tl.int64)
     place = span * WIDTH + i % WIDTH
     value = tl.load(values + place, mask=live, other=-float("inf"))
-    peak = tl.load(peaks + span, mask=live, other=0.0) if GAMMA > 0 else tl.zeros_like(value)
-    lower, upper = _bounds(value, peak, reach, GAMMA)
-    return place, lower, upper, live
+    if GAMMA > 0:
+        peak = tl.load(peaks + span, mask=live, other=0.0)
+    else:
+        peak = tl.zeros_like(value)
+    return place, value, peak
 
 
 @triton.jit
@@ -62,23 +78,21 @@ def _kth_lower(
     """The k-th largest lower bound (-inf where there are fewer): 8 bits of it a pass."""
     digits = tl.arange(0, 256)
     prefix = tl.full([], 0, tl.int64)
-    need = k
-    for step in tl.static_range(4):
-        shift: tl.constexpr = 24 - 8 * step
+    need = k + tl.full([], 0, tl.int32)
+    for step in range(4):
+        shift = 24 - 8 * step
         histogram = tl.zeros([256], tl.int32)
         for start in range(0, count * WIDTH, BLOCK):
             i = start + tl.arange(0, BLOCK)
-            _, lower, _, live = _load_bounds(
-                values, peaks, listed, i, count, reach, WIDTH, LISTED, GAMMA
-            )
-            key = ordered_bits(lower).to(tl.int64) + 2**31  # 0 ... 2^32 - 1
-            same = live & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
+            place, value, peak = _load_maxima(values, peaks, listed, i, count, WIDTH, LISTED, GAMMA)
+            key = ordered_bits(_lower(value, peak, reach, GAMMA)).to(tl.int64) + 2**31
+            same = (i < count * WIDTH) & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
             digit = ((key >> shift) & 255).to(tl.int32)
             histogram += tl.histogram(digit, 256, mask=same)
         above = tl.cumsum(histogram, 0, reverse=True)  # how many have this digit or a larger one
-        digit = tl.maximum(tl.sum((above >= need).to(tl.int32), 0) - 1, 0)
-        need -= tl.sum(tl.where(digits == digit, above - histogram, 0), 0)
-        prefix += digit.to(tl.int64) << shift
+        chosen = tl.maximum(tl.sum((above >= need).to(tl.int32), 0) - 1, 0)
+        need -= tl.sum(tl.where(digits == chosen, above - histogram, 0), 0)
+        prefix += chosen.to(tl.int64) << shift
     found = unordered_bits((prefix - 2**31).to(tl.int32))
     return tl.where(count * WIDTH >= k, found, -float("inf"))
 
@@ -92,10 +106,9 @@ def _collect(
     total = tl.full([], 0, tl.int32)
     for start in range(0, count * WIDTH, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        place, _, upper, live = _load_bounds(
-            values, peaks, listed, i, count, reach, WIDTH, LISTED, GAMMA
-        )
-        keep = live & (upper > -float("inf")) & (upper >= low)
+        place, value, peak = _load_maxima(values, peaks, listed, i, count, WIDTH, LISTED, GAMMA)
+        upper = _upper(value, peak, reach, GAMMA)
+        keep = (i < count * WIDTH) & (upper > -float("inf")) & (upper >= low)
         at = total + tl.cumsum(keep.to(tl.int32), 0) - 1
         tl.store(kept + at, place.to(tl.int32), mask=keep & (at < CAP))
         total += tl.sum(keep.to(tl.int32), 0)
@@ -252,20 +265,21 @@ def scan(
     waiting = tl.full([], 0, tl.int32)
     for span in range(0, n_spans):
         first = (b * 0 + span) * (TILES * BLOCK_N)  # int64
-        tiles = TILES
+        tiles = 0 * span + TILES
         if not DIRECT:
             at = b * n_spans + span
-            peak = tl.load(peaks + span) if GAMMA > 0 else 0.0
-            _, upper = _bounds(tl.load(span_max + at), peak, reach, GAMMA)
-            reachable = hit_keys(upper, first, upper > -float("inf")) > limit
+            peak = reach  # with GAMMA = 0 the error is 0 whatever the peak
+            if GAMMA > 0:
+                peak = tl.load(peaks + span)
+            most = _upper(tl.load(span_max + at), peak, reach, GAMMA)
+            reachable = hit_keys(most, first, most > -float("inf")) > limit
             tiles = tl.where(reachable, TILES, 0)
         for tile in range(0, tiles):
             rows = first + tile * BLOCK_N + place
             live = rows < N
             if not DIRECT:
                 value = tl.load(group_max + at * BLOCK_N + place)
-                _, upper = _bounds(value, peak, reach, GAMMA)
-                live = live & (hit_keys(upper, rows, live) > limit)
+                live = live & (hit_keys(_upper(value, peak, reach, GAMMA), rows, live) > limit)
             live = _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK)
             score = row_scores(
                 queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,7 @@ def _build_all(
         if weights.NAME in names:
             try:
                 path, parameters = weights.build(cache)
-                notes[weights.NAME] = f"{parameters:,} numbers in {path}"
+                notes[weights.NAME] = f"{parameters:,} numbers in {os.path.relpath(path)}"
             except (SourceError, OSError) as error:
                 failed.append(weights.NAME)
                 notes[weights.NAME] = f"FAILED: {error}"
@@ -183,7 +184,9 @@ def _print_splits(records: list[dataset.Record], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("split", "train", "test", title=f"{len(records):,} pictures in {out}")
+    table = Table(
+        "split", "train", "test", title=f"{len(records):,} pictures in {os.path.relpath(out)}"
+    )
     for split, sides in dataset.counts(records).items():
         table.add_row(split, f"{sides['train']:,}", f"{sides['test']:,}")
     Console().print(table)

@@ -99,8 +99,8 @@ def _tags(work: ElementTree.Element) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> str:
-    """Words: underscores and counting numbers go (``Tigre_02`` is ``Tigre``)."""
-    spaced = re.sub(r"[_\s]+", " ", text)
+    """Words: ``Stop_Sign02`` and ``StopSign`` are ``Stop Sign``."""
+    spaced = re.sub(r"[_\s]+|(?<=[a-z])(?=[A-Z])", " ", text)
     return " ".join(re.sub(r"(?<=[^\W\d])\d{1,3}\b|\b0\d{1,2}\b", "", spaced).split())
 
 

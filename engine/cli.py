@@ -134,6 +134,9 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
     views: Annotated[int, typer.Option(help="Views of each picture, the first unchanged.")] = 3,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
+    features: Annotated[
+        Path | None, typer.Option(help="A file to keep the image features in for the next run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a dual encoder with coarse and fine vectors on captioned pictures."""
@@ -150,7 +153,7 @@ def train(
         views=views,
         seed=seed,
     )
-    facts = run(read_dataset(dataset, split, "train"), output, image_weights, settings)
+    facts = run(read_dataset(dataset, split, "train"), output, image_weights, settings, features)
     _print(facts, as_json, f"{facts['pictures']:,} pictures seen; checkpoint written to {output}")
 
 

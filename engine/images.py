@@ -40,14 +40,16 @@ def read_image(source: "ImageSource") -> "Image":
             if isinstance(source, Image.Image):
                 image = source
             else:
-                stream = io.BytesIO(source) if isinstance(source, bytes) else source
-                image = Image.open(stream, formats=FORMATS)
+                content = source if isinstance(source, bytes) else source.read_bytes()
+                image = Image.open(io.BytesIO(content), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
                     f"{name}: at most {MAX_PIXELS:,} pixels expected, got {image.width}x{image.height}. "
                     "Scale it down first."
                 )
             image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16 bits: Pillow would cut at 255 instead of scaling
+                image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

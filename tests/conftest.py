@@ -1,0 +1,106 @@
+"""What several test files share: the bundled examples, and a small checkpoint that may be damaged."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "examples" / "pictures"
+CHECKPOINT = ROOT / "examples" / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of our format with other dims than the example's and random weights."""
+    from transformers import set_seed
+
+    from engine.model import HiVLPModel, HiVLPProcessor
+    from engine.training.run import Settings, _config, _image_processor, save_checkpoint
+    from engine.training.tokenizer import train_tokenizer
+
+    set_seed(1)
+    settings = Settings(
+        coarse_dim=8, fine_dim=24, text_hidden=16, text_heads=2, head_dim=32, vocabulary=60
+    )
+    tokenizer = train_tokenizer(["a red car", "a dog and a cat"], 60, settings.max_length)
+    place = tmp_path_factory.mktemp("checkpoints") / "untrained"
+    save_checkpoint(
+        HiVLPModel(_config(settings, len(tokenizer))),
+        HiVLPProcessor(_image_processor(), tokenizer),
+        place,
+    )
+    return place
+
+
+@pytest.fixture
+def damaged(untrained: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copies of the small checkpoint with a file removed or entries of `config.json` changed."""
+
+    def copy(remove: str | None = None, **changes: object) -> Path:
+        place = tmp_path / "checkpoint"
+        shutil.copytree(untrained, place)
+        if remove is not None:
+            (place / remove).unlink()
+        if changes:
+            config = json.loads((place / "config.json").read_text())
+            (place / "config.json").write_text(json.dumps({**config, **changes}))
+        return place
+
+    return copy
+
+
+@pytest.fixture
+def some_pictures(tmp_path: Path) -> Path:
+    """A user's folder: six pictures in two sub-folders, one of them not a picture by name."""
+    folder = tmp_path / "my pictures"
+    for source in ("noto", "twemoji"):
+        (folder / source).mkdir(parents=True)
+        for picture in sorted((PICTURES / source).glob("*.webp"))[:3]:
+            shutil.copy(picture, folder / source)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve captioned pictures of six concepts, two styles each, out of the bundled ones."""
+    folder = tmp_path_factory.mktemp("tiny")
+    lines = (PICTURES / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    concepts = list(dict.fromkeys(record["concept"] for record in records))[:6]
+    kept = [r for r in records if r["concept"] in concepts and r["source"] in ("noto", "twemoji")]
+    for record in kept:
+        (folder / record["image"]).parent.mkdir(exist_ok=True)
+        shutil.copy(PICTURES / record["image"], folder / record["image"])
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+    (folder / "captions.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example checkpoint's image tower as a file of its own."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(CHECKPOINT / "model.safetensors")
+    prefix = "image_tower."
+    tower = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    file = tmp_path_factory.mktemp("weights") / "efficientnet-lite0.safetensors"
+    save_file(tower, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def small_index(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures, indexed by the small checkpoint."""
+    from engine import open_encoder
+    from engine.building import index_folder
+
+    folder, place = tmp_path_factory.mktemp("six"), tmp_path_factory.mktemp("indexes") / "six"
+    for picture in sorted((PICTURES / "noto").glob("*.webp"))[:6]:
+        shutil.copy(picture, folder)
+    index_folder(folder, open_encoder(untrained)).save(place)
+    return place

@@ -1,0 +1,172 @@
+"""Every command, run as a user would: its data on stdout, its errors as one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKPOINT, ROOT
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-W",
+        "error::DeprecationWarning:engine",
+        "-m",
+        "engine",
+        *map(str, arguments),
+    ]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def run_json(*arguments: object) -> dict[str, object]:
+    child = run(*arguments, "--json")
+    assert child.returncode == 0, child.stderr
+    answer = json.loads(child.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def assert_refused(child: subprocess.CompletedProcess[str], message: str) -> None:
+    assert child.returncode == 2, child.stderr
+    assert child.stdout == ""
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in child.stderr
+
+
+def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
+    """The user's own folder, with the example checkpoint by default."""
+    place = tmp_path / "index"
+    facts = run_json("index", some_pictures, "-o", place)
+    assert facts["items"] == 6
+    assert facts["checkpoint"] == str(CHECKPOINT)
+
+    picture = next((some_pictures / "noto").iterdir())
+    answer = run_json("search", place, "a red car", "--image", picture, "-k", 2)
+    by_words, by_picture = answer["answers"]  # type: ignore[misc]
+    assert by_words["query"] == "a red car"
+    assert len(by_words["hits"]) == 2
+    assert by_picture["hits"][0]["id"] == f"noto/{picture.name}"
+    assert by_picture["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert set(answer["milliseconds"]) == {"encode", "coarse", "rerank"}  # type: ignore[call-overload]
+
+    child = run("search", place, "a red car", "-k", 1, "--mode", "exact")
+    assert child.returncode == 0
+    assert child.stdout.startswith("a red car\n  ")
+
+    facts = run_json("info", place, "--verify")
+    assert (facts["items"], facts["verified"]) == (6, True)
+    assert "items: 6" in run("info", place).stdout
+
+
+def test_evaluate_writes_what_it_prints(
+    tiny_dataset: Path, untrained: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "figures.json"
+    facts = run_json("evaluate", untrained, "--dataset", tiny_dataset, "-o", file)
+    assert json.loads(file.read_text()) == facts
+    assert facts["pictures"] == 12
+    table = run("evaluate", untrained, "--dataset", tiny_dataset, "--captions", "first")
+    assert "| search | t→i R@1 |" in table.stdout
+
+
+def test_train_makes_a_checkpoint_that_searches(
+    tiny_dataset: Path, image_weights: Path, some_pictures: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    facts = run_json(
+        *("train", tiny_dataset, "-o", checkpoint, "--image-weights", image_weights),
+        *("--steps", 2, "--batch-size", 4, "--views", 1, "--coarse-dim", 8, "--fine-dim", 16),
+    )
+    assert (facts["pictures"], facts["steps"]) == (12, 2)
+    run_json("index", some_pictures, "-o", tmp_path / "index", "--checkpoint", checkpoint)
+    run_json("search", tmp_path / "index", "a dog")
+
+
+def test_every_command_has_help() -> None:
+    commands = ("index", "search", "evaluate", "train", "info")
+    overview = run("--help")
+    for command in commands:
+        assert command in overview.stdout
+        child = run(command, "--help")
+        assert child.returncode == 0
+        assert "--json" in child.stdout
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    child = run("index", tmp_path / "empty", "-o", tmp_path / "index")
+    assert_refused(child, "images (.jpg, .jpeg, .png, .webp) expected, found none")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_broken_picture(some_pictures: Path, tmp_path: Path) -> None:
+    (some_pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
+    child = run("index", some_pictures, "-o", tmp_path / "index")
+    assert_refused(child, "broken.png")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_checkpoint_with_a_file_missing(
+    some_pictures: Path, damaged: object, tmp_path: Path
+) -> None:
+    checkpoint = damaged(remove="tokenizer.json")  # type: ignore[operator]
+    child = run("index", some_pictures, "-o", tmp_path / "index", "--checkpoint", checkpoint)
+    assert_refused(child, "missing tokenizer.json")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_place_that_is_taken(some_pictures: Path, untrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    child = run("index", some_pictures, "-o", tmp_path / "thesis", "--checkpoint", untrained)
+    assert_refused(child, "got something else")
+    assert [file.name for file in (tmp_path / "thesis").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a dog", "-k", 0], "k: expected an integer of at least 1, got 0"),
+        ([""], "batch[0]: expected words to search for"),
+        ([], "TEXTS: expected words or --image PICTURE"),
+        (["--image", "nowhere.png"], "nowhere.png"),
+        (["a dog", "-k", 5, "--candidates", 2], "candidates: expected at least k (5), got 2"),
+        (["a dog", "--checkpoint", CHECKPOINT], "the checkpoint that made the index expected"),
+    ],
+)
+def test_bad_searches(small_index: Path, arguments: list[object], message: str) -> None:
+    assert_refused(run("search", small_index, *arguments), message)
+
+
+def test_no_index(tmp_path: Path) -> None:
+    assert_refused(
+        run("search", tmp_path / "nothing", "a dog"), "manifest.json expected, found none"
+    )
+    assert_refused(run("info", tmp_path / "nothing"), "manifest.json expected, found none")
+
+
+def test_bad_training_data(tiny_dataset: Path, image_weights: Path, tmp_path: Path) -> None:
+    place = tmp_path / "checkpoint"
+    options = ("-o", place, "--image-weights", image_weights)
+    assert_refused(run("train", tmp_path, *options), "a captions file expected")
+    assert_refused(run("train", tiny_dataset, *options), "batch_size: at most the 6 concepts")
+    assert_refused(
+        run(
+            "train",
+            tiny_dataset,
+            "-o",
+            place,
+            "--image-weights",
+            tmp_path / "no",
+            "--batch-size",
+            2,
+        ),
+        "EfficientNet-Lite0 weights in safetensors expected",
+    )
+    assert not place.exists()

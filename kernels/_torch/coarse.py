@@ -31,6 +31,7 @@ __all__ = ["Plan", "coarse_topk", "plan_for"]
 TILE = 1 << 22  # products in a tile: 8 MiB of bfloat16, in a shared cache
 TILE_ROWS = 1 << 15  # items in a tile at most: 4 MiB at d = 64 in bfloat16
 QUERIES = 256  # queries in a block at most
+PRUNE = 4  # floors are raised after 1, 4, 16, ... tiles
 MAX_PENDING = 1 << 21  # surviving pairs before they are cut back
 TERMS = 1 << 20  # products held at a time where rows are scored outright
 
@@ -105,7 +106,7 @@ def _search(queries: Tensor, items: Tensor, k: int, mask: Tensor | None, plan: P
         survivors.offer(tile, slack, rows, plan.group)
         if turn >= due or survivors.pending > plan.pending:
             survivors.prune()
-            due = 4 * turn if turn >= due else due
+            due = PRUNE * turn if turn >= due else due
             if survivors.pending > plan.pending:
                 survivors.settle()
     return survivors.best(apart)

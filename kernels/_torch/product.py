@@ -45,7 +45,7 @@ def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
     if fast == torch.bfloat16:
         return dtype not in IN_BFLOAT16
     reduced = torch.get_float32_matmul_precision() != "highest" or (
-        torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")
+        torch._C._get_fp32_precision_getter("mkldnn", "matmul") not in ("none", "ieee")
     )  # the user allows bfloat16 or TF32 inside float32 products
     return reduced and dtype not in IN_BFLOAT16
 

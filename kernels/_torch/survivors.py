@@ -43,15 +43,16 @@ class Survivors:
         if bool((limit > 0).all()):  # floats above zero sort as their bits do, and faster
             tile, limit = tile.view(BITS[self.fast]), limit.view(BITS[self.fast])
         grouped = tile.view(group, count * batch)
-        found = (grouped.amax(0).view(count, batch) >= limit).view(-1).nonzero()[:, 0]
+        found = _where((grouped.amax(0).view(count, batch) >= limit).view(-1))
         if not len(found):
             return
         entries, query = grouped.index_select(1, found), found % batch  # [group, m], [m]
-        member, at = (entries >= limit[query]).nonzero().unbind(1)
-        line = member * count + (found // batch)[at]
-        row = line + rows if isinstance(rows, int) else rows[line]
-        product = entries.view(-1).index_select(0, member * len(found) + at).view(self.fast)
-        self._pairs.append((query[at], row, product))
+        inside = _where((entries >= limit.index_select(0, query)).view(-1))
+        at = inside % len(found)
+        line = (inside // len(found)) * count + (found // batch).index_select(0, at)
+        row = line + rows if isinstance(rows, int) else rows.index_select(0, line)
+        product = entries.view(-1).index_select(0, inside).view(self.fast)
+        self._pairs.append((query.index_select(0, at), row, product))
         self.pending += len(at)
 
     def prune(self) -> None:
@@ -62,7 +63,7 @@ class Survivors:
         kth = torch.full_like(self.floor, -torch.inf)
         kth[query[last]] = product[last].float()
         self._raise_floor(kth)
-        self._keep(query, row, product, product >= self._limit(self.slack)[query])
+        self._keep(query, row, product, product >= self._limit(self.slack).index_select(0, query))
 
     def settle(self) -> None:
         """Score every pair and keep the best k of each query: for when products cannot tell."""
@@ -99,8 +100,10 @@ class Survivors:
         return query, row, product
 
     def _keep(self, query: Tensor, row: Tensor, product: Tensor, kept: Tensor) -> None:
-        at = kept.nonzero()[:, 0]
-        self._pairs = [(query[at], row[at], product[at])]
+        at = _where(kept)
+        pairs = (query, row, product)
+        query, row, product = (part.index_select(0, at) for part in pairs)
+        self._pairs = [(query, row, product)]
         self.pending = len(at)
 
     def _raise_floor(self, kth: Tensor) -> None:
@@ -132,6 +135,15 @@ def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Te
     return torch.where(scores > -torch.inf, scores + 0.0, -torch.inf)
 
 
+def _where(flags: Tensor) -> Tensor:
+    """Where [m] bool flags are set, ascending: first by eights, for few of them are."""
+    if flags.numel() % 8:
+        return flags.nonzero()[:, 0]
+    eights = flags.view(torch.int64).nonzero()[:, 0]
+    which, bit = flags.view(-1, 8).index_select(0, eights).nonzero().unbind(1)
+    return eights.index_select(0, which) * 8 + bit
+
+
 def _ranked(query: Tensor, values: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Pairs ordered by query, then value descending, equal ones as they stand; and the place of
     each within its query. One stable integer sort of (query, complement of the value's bits)."""
@@ -142,4 +154,6 @@ def _ranked(query: Tensor, values: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     order = torch.sort((query.to(wide) << width) | (top - bits), stable=True).indices
     counts = torch.bincount(query, minlength=batch)
     start = counts.cumsum(0) - counts
-    return order, torch.arange(len(query), device=query.device) - start[query[order]]
+    return order, torch.arange(len(query), device=query.device) - start.index_select(
+        0, query.index_select(0, order)
+    )

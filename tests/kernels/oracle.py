@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torch import Tensor
 
 import kernels
 
+T = TypeVar("T")
 Array = npt.NDArray[np.generic]
 
 DTYPES = {
@@ -217,13 +219,17 @@ def cases(limits: Limits) -> st.SearchStrategy[Case]:
 
 
 def try_cases(backend: str, count: int, check: Callable[[Case], None]) -> None:
-    """Run `check` on `count` cases (a share of them where the backend is slow), repeatably."""
+    """Run `check` on `count` cases, or a share of them where the backend is slow."""
     limits = LIMITS[backend]
-    run = given(cases(limits))(check)
+    run_cases(cases(limits), round(count * limits.share), check)
+
+
+def run_cases(strategy: st.SearchStrategy[T], count: int, check: Callable[[T], None]) -> None:
+    """Run `check` on `count` values of the strategy, the same ones every time."""
     settings(
-        max_examples=max(1, round(count * limits.share)),
+        max_examples=max(1, count),
         derandomize=True,
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-    )(run)()
+    )(given(strategy)(check))()

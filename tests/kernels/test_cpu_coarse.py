@@ -1,0 +1,214 @@
+"""The PyTorch engine's own branches: every way to cut a search up gives the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from kernels import coarse_topk
+from kernels._torch import coarse as engine
+from kernels._torch import product
+from kernels._torch.coarse import Plan, plan_for
+from kernels._torch.product import Tiles, fast_dtype
+from kernels._torch.survivors import Survivors
+from kernels.coarse import coarse_topk_reference
+from kernels.score import score_pairs
+from tests.kernels.oracle import LIMITS, Case, assert_same, cases, run_cases
+
+FAST = [torch.bfloat16, torch.float32]
+
+
+def same_as_the_reference(case: Case, plan: Plan) -> None:
+    queries, items, mask = (t if t is None else t.cpu() for t in case.tensors())
+    assert queries is not None
+    assert items is not None
+    expected = coarse_topk_reference(queries, items, case.k, mask=mask)
+    found = engine.coarse_topk(queries, items, case.k, mask, plan=plan)
+    assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+def test_any_plan_gives_the_same_bits() -> None:
+    plans = st.builds(
+        Plan,
+        queries=st.sampled_from([1, 2, 3, 256]),
+        rows=st.sampled_from([1, 7, 16, 64, 100, 1000]),
+        group=st.sampled_from([1, 2, 8, 16, 64]),
+        fast=st.sampled_from(FAST),
+        pending=st.sampled_from([0, 5, 100, 1 << 21]),
+    )
+    run_cases(st.tuples(cases(LIMITS["torch"]), plans), 300, lambda it: same_as_the_reference(*it))
+
+
+@pytest.mark.parametrize("fast", FAST)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("spread", ["floats", "spread"])
+def test_no_product_is_further_off_than_its_slack(
+    dtype: str, fast: torch.dtype, spread: str
+) -> None:
+    case = Case(dtype, 33, 1000, 77, 1, spread, 0.0, "none", "plain", 0, 21)
+    queries, items, _ = (t if t is None else t.cpu() for t in case.tensors())
+    assert queries is not None
+    assert items is not None
+    tile, slack, loud = Tiles(queries, 1000, 16, fast).of(items)
+    assert loud is None
+    assert (tile[1000:] == -torch.inf).all()
+    scores = score_pairs(queries[None], items[:, None])  # [N, B]
+    rounding = tile[:1000].float().abs() * (2.0**-8 if fast == torch.bfloat16 else 2.0**-24)
+    assert ((tile[:1000].float() - scores).abs() <= slack + rounding).all()
+
+
+def test_the_slack_is_tight_enough_to_be_of_use() -> None:
+    case = Case("float32", 8, 4096, 64, 1, "floats", 0.0, "none", "plain", 0, 2)
+    queries, items, _ = case.tensors()
+    _, slack, _ = Tiles(queries.cpu(), 4096, 16, torch.bfloat16).of(items.cpu())
+    reach = queries.cpu().norm(dim=1) * items.cpu().norm(dim=1).max()
+    assert (slack <= 0.01 * reach).all()
+
+
+@pytest.fixture
+def reduced_products() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("reduced_products")
+def test_float32_products_that_may_run_in_bfloat16_get_the_wider_slack() -> None:
+    vectors = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    _, wide, _ = Tiles(vectors, 64, 1, torch.float32).of(vectors)
+    torch.set_float32_matmul_precision("highest")
+    _, narrow, _ = Tiles(vectors, 64, 1, torch.float32).of(vectors)
+    assert (wide > 100 * narrow).all()
+
+
+@pytest.mark.parametrize("fast", FAST)
+def test_near_ties_that_the_product_cannot_tell_apart(fast: torch.dtype) -> None:
+    """Items that differ by single float32 bits: bfloat16 sees one vector 3,000 times."""
+    rng = np.random.default_rng(0)
+    bits = np.full((3000, 16), np.float32(0.7)).view(np.int32) + rng.integers(-2, 3, (3000, 16))
+    items = torch.from_numpy(bits.astype(np.int32).view(np.float32))
+    expected = coarse_topk_reference(items[:2], items, 40)
+    for pending in (10, 1 << 21):
+        plan = Plan(queries=2, rows=256, group=4, fast=fast, pending=pending)
+        found = engine.coarse_topk(items[:2], items, 40, None, plan=plan)
+        assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+@pytest.mark.parametrize("rows", [3, 50, 400])
+@pytest.mark.parametrize("fast", FAST)
+def test_loud_rows_are_scored_by_themselves(rows: int, fast: torch.dtype) -> None:
+    """NaN, inf and norms past 2^60, beside ordinary rows, under both kinds of mask."""
+    rng = np.random.default_rng(3)
+    items = torch.from_numpy(rng.standard_normal((300, 8)).astype(np.float32))
+    items[::7] *= 1e30
+    items[5::11, 2] = torch.nan
+    items[6::13, 1] = torch.inf
+    plan = Plan(queries=4, rows=rows, group=8, fast=fast)
+    for mask in (None, torch.rand(300) < 0.5, torch.rand(4, 300) < 0.5):
+        expected = coarse_topk_reference(items[:4], items, 60, mask=mask)
+        found = engine.coarse_topk(items[:4], items, 60, mask, plan=plan)
+        assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+def test_queries_too_large_for_a_bound_are_scanned_plainly() -> None:
+    rng = np.random.default_rng(3)
+    items = torch.from_numpy(rng.standard_normal((300, 8)).astype(np.float32))
+    queries = items[:4] * torch.tensor([[1.0], [1e25], [3e37], [0.0]])
+    expected = coarse_topk_reference(queries, items, 20)
+    assert_same(coarse_topk(queries, items, 20), expected.scores.numpy(), expected.rows.numpy())
+
+
+def test_tiny_vectors_whose_squares_underflow() -> None:
+    rng = np.random.default_rng(4)
+    items = torch.from_numpy(rng.standard_normal((500, 8)).astype(np.float32)) * 1e-30
+    queries = items[:3] * 1e30
+    expected = coarse_topk_reference(queries, items, 20)
+    for fast in FAST:
+        plan = Plan(queries=3, rows=100, group=4, fast=fast)
+        found = engine.coarse_topk(queries, items, 20, None, plan=plan)
+        assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+def test_the_floor_drops_almost_everything() -> None:
+    """Exact would be easy with every row kept: of 40,000 rows few may reach the last step."""
+    generator = torch.Generator().manual_seed(0)
+    items = torch.nn.functional.normalize(torch.randn(40_000, 64, generator=generator))
+    queries = torch.nn.functional.normalize(torch.randn(8, 64, generator=generator))
+    survivors = Survivors(queries, items, 10, torch.bfloat16)
+    tiles = Tiles(queries, 5000, 8, torch.bfloat16)
+    for first in range(0, 40_000, 5000):
+        tile, slack, _ = tiles.of(items[first : first + 5000])
+        survivors.offer(tile, slack, first, 8)
+    survivors.prune()
+    assert 80 <= survivors.pending < 8 * 30
+
+
+def test_the_score_matrix_is_never_in_memory() -> None:
+    """The largest tensor any operation makes, by looking at every one."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made._base is None:
+                self.size = max(self.size, made.numel())
+            return made
+
+    generator = torch.Generator().manual_seed(0)
+    items = torch.randn(60_000, 16, generator=generator)
+    queries = torch.randn(300, 16, generator=generator)
+    with Largest() as seen:
+        coarse_topk(queries, items, 10)
+    assert seen.size <= 1.1 * engine.TILE
+    assert seen.size < queries.shape[0] * items.shape[0] / 10
+
+
+def test_plans() -> None:
+    cpu = torch.device("cpu")
+    for batch in (0, 1, 32, 256, 2048):
+        for count in (0, 1, 1000, 10**9):
+            for k in (1, 128, 4096):
+                plan = plan_for(batch, count, k, torch.float32, cpu)
+                assert 1 <= plan.queries <= 256
+                assert plan.queries * plan.rows <= engine.TILE
+                assert plan.group == 1 or plan.rows >= 2 * k * plan.group
+    assert plan_for(1, 10, 1, torch.float32, cpu).fast == torch.float32
+    assert plan_for(9, 10, 1, torch.float32, cpu).fast == fast_dtype()
+    assert fast_dtype() in FAST
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    case = Case("float32", 40, 9000, 64, 50, "floats", 0.3, "none", "plain", 0, 5)
+    queries, items, _ = (t if t is None else t.cpu() for t in case.tensors())
+    assert queries is not None
+    assert items is not None
+    one = coarse_topk(queries, items, 50)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two = coarse_topk(queries, items, 50)
+    finally:
+        torch.set_num_threads(before)
+    assert_same(two, one.scores.numpy(), one.rows.numpy())
+
+
+def test_addresses_past_two_to_the_31() -> None:
+    """N * d > 2^31: one int8 row broadcast with stride 0, and the last rows told apart."""
+    base = torch.zeros(1, 8, dtype=torch.int8)
+    items = base.expand(2**28 + 5, 8)
+    mask = torch.zeros(2**28 + 5, dtype=torch.bool)
+    mask[2**28 :] = True
+    found = coarse_topk(base, items, 7, mask=mask)
+    assert found.rows.tolist() == [[*range(2**28, 2**28 + 5), -1, -1]]
+
+
+def test_the_probe_can_choose_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 9.0] * 4 + [0.0, 1.0] * 4)  # bfloat16 slow, float32 quick
+    monkeypatch.setattr(product.time, "perf_counter", lambda: next(ticks))
+    assert product.fast_dtype.__wrapped__() == torch.float32

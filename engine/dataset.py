@@ -40,21 +40,25 @@ def read_dataset(
     examples, parts = [], set()
     for place, record in _records(folder / CAPTIONS):
         try:
-            image = folder / record["image"]
-            captions = tuple(record["captions"])
-            concept = str(record.get("concept", record["image"]))
+            name, captions = Path(record["image"]), record["captions"]
+            concept = str(record.get("concept", name.as_posix()))
             plays = record.get("splits", {}).get(split)
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
                 f'{place}: "image" and "captions" expected, got {error!r}.'
             ) from None
+        if not isinstance(captions, list):
+            raise DatasetError(f"{place}: a list of captions expected, got {captions!r}.")
         if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
             raise DatasetError(f"{place}: captions with words in them expected, got {captions!r}.")
+        if name.is_absolute() or ".." in name.parts:
+            raise DatasetError(f"{place}: a path inside the folder expected, got {str(name)!r}.")
+        image = folder / name
         if not image.is_file():
             raise DatasetError(f"{place}: a picture expected at {image}, found none.")
         parts.add(plays)
         if split is None or plays == part:
-            examples.append(Example(image, captions, concept))
+            examples.append(Example(image, tuple(captions), concept))
     if not examples:
         asked = "pictures" if split is None else f"pictures of part {part!r} in split {split!r}"
         raise DatasetError(f"{folder / CAPTIONS}: {asked} expected, found none.")

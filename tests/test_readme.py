@@ -1,0 +1,83 @@
+"""README's code blocks do what they show: the Python session by doctest, the commands by running them."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = ROOT / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"README.md has no {language} block"
+    return found
+
+
+def commands() -> list[str]:
+    """Every line of the bash blocks that runs our own modules; `make` targets have tests of their own."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("python -m")]
+
+
+def test_the_python_session_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for number, block in enumerate(blocks("pycon")):
+        session = doctest.DocTestParser().get_doctest(
+            block, {}, f"session {number}", "README.md", 0
+        )
+        assert session.examples
+        failures: list[str] = []
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        assert runner.run(session, out=failures.append).failed == 0, "".join(failures)
+
+
+def test_every_command_runs(tmp_path: Path) -> None:
+    """In order, in a folder that has the repository's examples and nothing else."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shown = commands()
+    assert {line.split()[3] for line in shown} >= {"index", "search", "evaluate", "info"}
+    for line in shown:
+        own = line.replace("python", f"{sys.executable}", 1)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        child = subprocess.run(
+            ["bash", "-c", own],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert child.returncode == 0, f"{line}\n{child.stderr}"
+        assert child.stdout.strip()
+
+
+def test_every_make_target_named_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"make ([a-z-]+)", README.read_text(encoding="utf-8")))
+    assert named
+    assert named <= targets
+    assert targets >= {
+        *("setup", "demo", "test", "check", "bench", "gpu"),
+        *("pictures", "train-example", "serve"),
+    }
+
+
+def test_every_file_of_the_tree_is_there() -> None:
+    tree = blocks("text")[0]
+    named = re.findall(r"^ *([\w./-]+)  ", tree, re.MULTILINE)
+    assert len(named) > 10
+    folder = ""
+    for name in named:
+        if re.search(rf"^{re.escape(name)}  ", tree, re.MULTILINE):
+            folder = ""
+        assert (ROOT / folder / name).exists(), name
+        if not folder and name.endswith("/"):
+            folder = name

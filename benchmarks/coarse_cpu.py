@@ -1,0 +1,172 @@
+"""Our coarse search beside FAISS on this CPU, in one run: `python -m benchmarks.coarse_cpu`.
+
+Random unit vectors, N = 1,048,576, d = 64, k = 128, 2 threads. For each batch size the three
+searches take turns, so that a busy machine is busy for all of them; medians are compared.
+
+float32   the same vectors as FAISS, the same float32 answer: rows must agree
+bfloat16  vectors stored in bfloat16: half the bytes, recall@k against the float32 answer
+rerank    gather and rescore 128 candidates of D = 768 float16 (ours only)
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kernels import coarse_topk, rerank_topk
+from kernels._torch.product import fast_dtype
+
+RESULTS = Path(__file__).parent / "results"
+D, K, THREADS = 64, 128, 2
+TARGETS = {1: 2, 32: 10, 256: 10}  # times faster than FAISS
+COSTLY = 4.0  # seconds: what takes longer is run once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coarse_cpu")
+    parser.add_argument("--quick", action="store_true", help="N = 65,536, B = 1 and 32")
+    parser.add_argument("--out", type=Path, default=RESULTS / "coarse_cpu.json", help="JSON file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    count = 1 << 16 if arguments.quick else 1 << 20
+    batches = (1, 32) if arguments.quick else (1, 32, 256, 2048)
+    report = {"machine": machine(), "N": count, "d": D, "k": K, "cases": []}
+    print(json.dumps(report["machine"]))
+    print(f"N = {count:,}, d = {D}, k = {K}, {THREADS} threads; milliseconds, medians")
+    report["cases"] = [*coarse_cases(count, batches), *rerank_cases(count, batches)]
+    report["load_after"] = os.getloadavg()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"wrote {arguments.out}")
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on."""
+    try:
+        faiss = importlib.metadata.version("faiss-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        faiss = "not installed"
+    return {
+        "torch": torch.__version__,
+        "faiss": faiss,
+        "python": platform.python_version(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": THREADS,
+        "products_in": str(fast_dtype()),
+        "load": os.getloadavg(),
+    }
+
+
+def unit(count: int, width: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator))
+
+
+def medians(searches: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each search; they take turns, after one untimed turn."""
+    times: dict[str, list[float]] = {name: [] for name in searches}
+    for turn in range(8):
+        for name, search in searches.items():
+            if len(times[name]) > 1 and max(times[name]) > COSTLY * 1000:
+                continue
+            start = time.perf_counter()
+            search()
+            times[name].append((time.perf_counter() - start) * 1e3)
+        if turn and sum(map(sum, times.values())) > 40_000:
+            break
+    timed = {name: sorted(spent[1:]) for name, spent in times.items()}
+    return {n: {"median": s[len(s) // 2], "min": s[0], "runs": len(s)} for n, s in timed.items()}
+
+
+def agreement(rows: Tensor, truth: Tensor) -> float:
+    """Share of the true rows that were found."""
+    pairs = zip(rows.split(32), truth.split(32), strict=True)
+    found = [(some[:, :, None] == true[:, None, :]).any(1) for some, true in pairs]
+    return float(torch.cat(found).double().mean())
+
+
+def coarse_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]]:
+    items, queries = unit(count, D, 0), unit(max(batches), D, 1)
+    stored, asked = items.bfloat16(), queries.bfloat16()
+    flat = faiss_index(items)
+    print(
+        f"{'B':>5} {'faiss':>9} {'float32':>9} {'x':>5} {'bfloat16':>9} {'x':>5}  target  agreement"
+    )
+    cases = []
+    for batch in batches:
+        some, low = queries[:batch], asked[:batch]
+        searches: dict[str, Callable[[], object]] = {
+            "float32": partial(coarse_topk, some, items, K),
+            "bfloat16": partial(coarse_topk, low, stored, K),
+        }
+        if flat is not None:
+            searches = {"faiss": partial(flat, some)} | searches
+        times = medians(searches)
+        truth = coarse_topk(some, items, K).rows
+        peer = flat(some) if flat is not None else None
+        case: dict[str, object] = {
+            "op": "coarse",
+            "B": batch,
+            "ms": times,
+            "recall_bfloat16": agreement(coarse_topk(low, stored, K).rows, truth),
+            "rows_as_faiss": None if peer is None else agreement(truth, peer),
+            "target": TARGETS.get(batch),
+        }
+        cases.append(case)
+        print(line(case, times))
+    return cases
+
+
+def line(case: dict[str, object], times: dict[str, dict[str, float]]) -> str:
+    peer = times["faiss"]["median"] if "faiss" in times else float("nan")
+    cells = f"{case['B']:>5} {peer:>9.1f}"
+    for name in ("float32", "bfloat16"):
+        cells += f" {times[name]['median']:>9.1f} {peer / times[name]['median']:>5.1f}"
+    return (
+        f"{cells}  {case['target'] or '-':>6}  rows as faiss {case['rows_as_faiss']}, "
+        f"recall of bfloat16 {case['recall_bfloat16']:.4f}"
+    )
+
+
+def faiss_index(items: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """FAISS's exact search, or None where it is not installed: pip install faiss-cpu."""
+    try:
+        import faiss
+    except ImportError:
+        print("faiss: not installed (pip install faiss-cpu)")
+        return None
+    faiss.omp_set_num_threads(THREADS)
+    index = faiss.IndexFlatIP(items.shape[1])
+    index.add(items.numpy())
+    return lambda queries: torch.from_numpy(index.search(queries.numpy(), K)[1])
+
+
+def rerank_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]]:
+    width, rows = 768, min(count, 1 << 18)
+    items, queries = unit(rows, width, 2).half(), unit(max(batches), width, 3).half()
+    generator = torch.Generator().manual_seed(4)
+    cases: list[dict[str, object]] = []
+    for batch in batches:
+        asked = torch.randint(0, rows, (batch, K), generator=generator)
+        some = queries[:batch]
+        times = medians({"float16": partial(rerank_topk, some, items, asked, 10)})
+        cases.append({"op": "rerank", "B": batch, "C": K, "D": width, "ms": times})
+        print(
+            f"rerank B = {batch}, C = {K}, D = {width}, float16: {times['float16']['median']:.2f}"
+        )
+    return cases
+
+
+if __name__ == "__main__":
+    main()

@@ -30,10 +30,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["ARCHES", "Report", "audit", "discover", "launches", "main"]
+__all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "compile_launch",
+           "discover", "launches", "main"]  # fmt: skip
 
 ARCHES = {"sm_80": (8, 0), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
+DTYPES = (torch.float16, torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 TENSOR = re.compile(r"\b(HGMMA|HMMA|IMMA|IGMMA|QGMMA|QMMA|UTC\w*MMA)")
 
 # An H100, for the prediction: the ceilings in docs/LOG.md, and its issue rate.
@@ -86,6 +87,7 @@ class Launch:
     constants: tuple[tuple[str, Any], ...]
     divisible: tuple[int, ...]
     options: tuple[tuple[str, Any], ...]
+    tiles: int = field(compare=False)
     case: Case = field(compare=False)
     dtype: str = field(compare=False)
 
@@ -200,8 +202,16 @@ def _bind(
             divisible.append(place)
     return Launch(
         fn.fn.__module__, fn.fn.__name__, tuple(signature), tuple(constants), tuple(divisible),
-        tuple(sorted(options.items())), case, dtype,
+        tuple(sorted(options.items())), named.get("TILES", 1), case, dtype,
     )  # fmt: skip
+
+
+def case_launches(case: Case, capability: tuple[int, int], dtype: torch.dtype) -> list[Launch]:
+    """What one search launches on such a GPU."""
+    with _recorded() as noted:
+        _run_case(case, capability, dtype)
+    name = str(dtype).removeprefix("torch.")
+    return [_bind(fn, args, dict(options), case, name) for fn, args, options in noted]
 
 
 def launches(
@@ -211,12 +221,8 @@ def launches(
     found: dict[Launch, None] = {}
     for case, dtype in itertools.product(CASES, dtypes):
         lacking = dtype == torch.float8_e4m3fn and capability < (8, 9)
-        if lacking or (quick and not case.quick):
-            continue
-        with _recorded() as noted:
-            _run_case(case, capability, dtype)
-        for fn, args, options in noted:
-            found[_bind(fn, args, dict(options), case, str(dtype).removeprefix("torch."))] = None
+        if not lacking and (case.quick or not quick):
+            found.update(dict.fromkeys(case_launches(case, capability, dtype)))
     return list(found)
 
 
@@ -280,7 +286,7 @@ def _predict(
     padded = -(-case.batch // block_b) * block_b * case.count
     issued = padded / (block_b * block_n) * len(loop) * warps
     issue = issued / (4 * H100_PROCESSORS * H100_CLOCK)
-    maxima = 4.0 * case.batch * case.count / constants["TILES"] / H100_BYTES
+    maxima = 4.0 * case.batch * case.count / launch.tiles / H100_BYTES
     multiply = 2.0 * padded * constants["PAD"] / rate
     floor = max(memory, products / rate)
     best = max(memory + maxima, multiply, issue)
@@ -296,9 +302,10 @@ def examine(launch: Launch, arch: str) -> Report:
     try:
         compiled = compile_launch(launch, ARCHES[arch])
     except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the finding
-        while error.__cause__ is not None:
-            error = error.__cause__
-        report.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        report.error = f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1:]}"
         return report
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

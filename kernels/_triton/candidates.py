@@ -4,13 +4,13 @@ Equal rows of one query have equal keys (the score is the same bits), so after t
 duplicates stand side by side.
 """
 
-# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
+# ruff: noqa: N803 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from kernels._triton.scoring import NO_KEY, hit_keys, row_scores, unordered_bits
+from kernels._triton.scoring import NO_KEY, hit_keys, row_scores, unordered_bits, wide
 
 __all__ = ["rerank_fused", "rerank_keys", "rerank_sort"]
 
@@ -22,7 +22,7 @@ def _tile_keys(
     ROWS: tl.constexpr, PAD: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Keys of candidates tile * ROWS ... of query b, written to keys[b]."""
-    c = (b * 0 + tile) * ROWS + tl.arange(0, ROWS)  # int64, as b is
+    c = wide(tile) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(candidates + b * stride_cb + c * stride_cc, mask=c < C, other=-1)
     live = (rows >= 0) & (rows < N)
     score = row_scores(

@@ -158,7 +158,7 @@ def _search_part(
         mask_strides = (mask.stride(0) if mode == 2 else 0, mask.stride(-1))
     strides = (*queries.stride(), *items.stride(), *mask_strides)
     exact: dict[str, Any] = {
-        "PAD": max(power(d), 64), "BLOCK_N": launch.block_n, "TILES": launch.tiles, "MASK": mode,
+        "PAD": max(power(d), 64), "BLOCK_N": launch.block_n, "MASK": mode,
         "FP8": fp8, "WIDE": tl.int32 if integer else tl.float32, "enable_fp_fusion": False,
     }  # fmt: skip
     gamma, direct = error_factor(d, dtype), launch.direct
@@ -168,10 +168,10 @@ def _search_part(
         blocks = -(-batch // launch.block_b)
         dot_max[(sizes.n_spans * blocks,)](
             queries, items, flags, at["group_max"], at["span_max"], at["peaks"],
-            batch, count, d, sizes.n_spans, *strides,
-            PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, TILES=launch.tiles,
-            MASK=mode, FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype),
-            STAGES=launch.stages, num_warps=launch.warps, enable_fp_fusion=True,
+            batch, count, d, sizes.n_spans, launch.tiles, *strides,
+            PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, MASK=mode,
+            FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype), STAGES=launch.stages,
+            num_warps=launch.warps, enable_fp_fusion=True,
         )  # fmt: skip
         select_groups[(batch,)](
             queries, at["group_max"], at["span_max"], at["peaks"], at["reaches"], at["lows"],
@@ -183,7 +183,7 @@ def _search_part(
         rows = max(RESCORE_ROWS, launch.tiles)
         rescore[(-(-sizes.cap * launch.tiles // rows), batch)](
             queries, items, flags, at["lows"], at["groups"], at["group_count"],
-            at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap,
+            at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
             ROWS=rows, num_warps=4, **exact,
         )  # fmt: skip
         finish[(batch,)](
@@ -194,7 +194,7 @@ def _search_part(
     scan[(batch,)](
         queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
         at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
-        count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap,
+        count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
         GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=_sort_warps(sizes), **exact,
     )  # fmt: skip
 

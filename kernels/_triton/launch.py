@@ -76,7 +76,7 @@ def _default_blocks(
     while needed() > budget and block_n > 32:
         block_n //= 2
     while needed() > budget and block_b > 16:
-        block_b //= 2
+        block_b = max(block_b // 2, 16)
     return block_b, block_n, warps, stages
 
 
@@ -98,7 +98,7 @@ def coarse_launch(
         block_n = 16 if capability == INTERPRETED else 128
         return CoarseLaunch(True, 1, block_n, 1, 4, 1, False, batch)
     if size == "large" and (masked or pad != d):  # masks take registers
-        block_b //= 2
+        block_b = max(block_b // 2, 16)
     if masked:
         block_n = max(block_n // 2, 16)
     # A group of T items costs 4 / T bytes an item to write, and k groups of T rows to rescore.
@@ -118,7 +118,7 @@ def rerank_launch(
 ) -> RerankLaunch:
     """The launch for `batch` queries with `candidates` rows each of `d` entries."""
     pad = max(power(d), 64)
-    rows = max(min(8192 // pad, 64), 4)
+    rows = max(min(16384 // (pad * dtype.itemsize), 64), 4)
     if capability == INTERPRETED:
         return RerankLaunch(16, batch >= 4, 4)
     # One program per query fills the device only when there are queries enough.

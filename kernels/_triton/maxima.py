@@ -6,13 +6,13 @@ instruction per score, nothing crosses a lane, and consecutive rows (often alike
 different groups. Also written, once: each span's maximum and its largest |entry| (`peaks`).
 """
 
-# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
+# ruff: noqa: N803 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from kernels._triton.scoring import fp8_or_same
+from kernels._triton.scoring import fp8_or_same, wide
 
 __all__ = ["dot_max"]
 
@@ -48,17 +48,17 @@ def _store_maxima(
     tl.store(span_max + block, tl.max(best, 0), mask=live_b)
 
 
-@triton.jit(do_not_specialize=["B", "N", "n_spans"])
+@triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES"])
 def dot_max(
     # inputs
     queries, items, mask,
     # outputs
     group_max, span_max, peaks,
     # shapes
-    B, N, d, n_spans,
+    B, N, d, n_spans, TILES,
     stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn,
     # constants
-    PAD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr,
+    PAD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
     MASK: tl.constexpr, FULL_D: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
     FACTOR: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -82,10 +82,10 @@ def dot_max(
     best = tl.full([BLOCK_N, BLOCK_B], lowest, kind)
 
     place = tl.arange(0, BLOCK_N)
-    first = span * (TILES * BLOCK_N)
+    first = span * TILES * BLOCK_N
     tiles = tl.minimum((N - first) // BLOCK_N, TILES).to(tl.int32)
     at = items + ((first + place) * stride_xn)[:, None] + (j * stride_xd)[None, :]
-    step = (span * 0 + BLOCK_N) * stride_xn  # int64
+    step = wide(BLOCK_N) * stride_xn
     if MASK == 0:
         for _ in tl.range(0, tiles, num_stages=STAGES):  # whole tiles: nothing to mask
             if FULL_D:
@@ -99,7 +99,7 @@ def dot_max(
     else:
         done = 0
     for tile in tl.range(done, TILES, num_stages=1):
-        n = first + tile * BLOCK_N + place
+        n = first + wide(tile) * BLOCK_N + place
         live_n = n < N
         at_n = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
         x = tl.load(at_n, mask=live_n[:, None] & live_j[None, :], other=0)
@@ -112,7 +112,7 @@ def dot_max(
     if (pid % blocks == 0) & (not INTEGER):  # one program per span; its items are still in L2
         peak = tl.zeros([BLOCK_N, PAD], FACTOR)
         for tile in range(TILES):
-            n = first + tile * BLOCK_N + place
+            n = first + wide(tile) * BLOCK_N + place
             at_n = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
             x = tl.load(at_n, mask=(n < N)[:, None] & live_j[None, :], other=0)
             peak = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(FACTOR)))

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 
 __all__ = ["NO_KEY", "error_bound", "fold", "fp8_or_same", "hit_keys", "ordered_bits",
-           "row_scores", "unordered_bits", "write_best"]  # fmt: skip
+           "row_scores", "unordered_bits", "wide",
+           "write_best"]  # fmt: skip
 
 NO_KEY = tl.constexpr(-(2**63))  # below every hit
 
@@ -26,6 +27,12 @@ def fp8_or_same(x, FP8: tl.constexpr):
     if FP8:
         x = x.to(tl.float8e4nv, bitcast=True)
     return x
+
+
+@triton.jit
+def wide(n):
+    """n as int64, so that no product for an address is 32-bit (a loop counter may be an int)."""
+    return tl.full([], 0, tl.int64) + n
 
 
 @triton.jit

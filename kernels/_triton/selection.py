@@ -5,7 +5,7 @@ what is kept always contains the answer. A list that would overflow sets the que
 `scan`, which needs no list.
 """
 
-# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
+# ruff: noqa: N803 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
@@ -19,6 +19,7 @@ from kernels._triton.scoring import (
     ordered_bits,
     row_scores,
     unordered_bits,
+    wide,
     write_best,
 )
 
@@ -84,7 +85,9 @@ def _kth_lower(
         histogram = tl.zeros([256], tl.int32)
         for start in range(0, count * WIDTH, BLOCK):
             i = start + tl.arange(0, BLOCK)
-            place, value, peak = _load_maxima(values, peaks, listed, i, count, WIDTH, LISTED, GAMMA)
+            _place, value, peak = _load_maxima(
+                values, peaks, listed, i, count, WIDTH, LISTED, GAMMA
+            )
             key = ordered_bits(_lower(value, peak, reach, GAMMA)).to(tl.int64) + 2**31
             same = (i < count * WIDTH) & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
             digit = ((key >> shift) & 255).to(tl.int32)
@@ -170,16 +173,16 @@ def _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK: tl.constexpr):
     return live
 
 
-@triton.jit(do_not_specialize=["N", "CAP", "HIT_CAP"])
+@triton.jit(do_not_specialize=["N", "CAP", "HIT_CAP", "TILES"])
 def rescore(
     # inputs
     queries, items, mask, lows, groups, group_count,
     # outputs
     hits, hit_count,
     # shapes
-    N, d, stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP,
+    N, d, stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP, TILES,
     # constants
-    PAD: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, ROWS: tl.constexpr,
     MASK: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Programs (slot block, query): the listed groups' scores; the keys that reach `low` are
@@ -192,7 +195,7 @@ def rescore(
     if (slot_block >= count) | (count > CAP):
         return
     group = tl.load(groups + b * CAP + slot, mask=slot < count, other=0).to(tl.int64)
-    rows = (group // BLOCK_N) * (BLOCK_N * TILES) + (i % TILES) * BLOCK_N + group % BLOCK_N
+    rows = ((group // BLOCK_N) * TILES + i % TILES) * BLOCK_N + group % BLOCK_N
     live = _mask_at(mask, b, rows, (slot < count) & (rows < N), stride_mb, stride_mn, MASK)
     score = row_scores(
         queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
@@ -230,7 +233,7 @@ def finish(
     write_best(best, scores, rows, b * k, k, WIDTH)
 
 
-@triton.jit(do_not_specialize=["N", "k", "n_spans", "CAP", "HIT_CAP"])
+@triton.jit(do_not_specialize=["N", "k", "n_spans", "CAP", "HIT_CAP", "TILES"])
 def scan(
     # inputs
     queries, items, mask, group_max, span_max, peaks, reaches, lows, group_count,
@@ -238,9 +241,9 @@ def scan(
     hits, hit_count, scores, rows_out,
     # shapes
     N, k, d, n_spans,
-    stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP,
+    stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP, TILES,
     # constants
-    PAD: tl.constexpr, BLOCK_N: tl.constexpr, TILES: tl.constexpr, MASK: tl.constexpr,
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, MASK: tl.constexpr,
     FP8: tl.constexpr, WIDE: tl.constexpr, GAMMA: tl.constexpr, WIDTH: tl.constexpr,
     DIRECT: tl.constexpr,
 ):  # fmt: skip
@@ -264,7 +267,7 @@ def scan(
     best = tl.full([WIDTH], NO_KEY, tl.int64)
     waiting = tl.full([], 0, tl.int32)
     for span in range(0, n_spans):
-        first = (b * 0 + span) * (TILES * BLOCK_N)  # int64
+        first = wide(span) * TILES * BLOCK_N
         tiles = 0 * span + TILES
         if not DIRECT:
             at = b * n_spans + span
@@ -275,7 +278,7 @@ def scan(
             reachable = hit_keys(most, first, most > -float("inf")) > limit
             tiles = tl.where(reachable, TILES, 0)
         for tile in range(0, tiles):
-            rows = first + tile * BLOCK_N + place
+            rows = first + wide(tile) * BLOCK_N + place
             live = rows < N
             if not DIRECT:
                 value = tl.load(group_max + at * BLOCK_N + place)

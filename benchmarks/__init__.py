@@ -1,0 +1,1 @@
+"""Speed and recall reports; each file is a command: `python -m benchmarks.NAME`."""

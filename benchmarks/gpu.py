@@ -1,0 +1,407 @@
+"""Both kernels on a GPU beside their peers, in one run: `python -m benchmarks.gpu --out DIR`.
+
+Writes DIR/<device>-<date>-<commit>.json. First the ceilings are measured (a large copy, a large
+product); then, shape by shape, our result is checked and only then timed: where a check fails no
+speed is reported for any shape, and the exit code is 1. Shapes are taken in order of interest
+until the time is over; what was not reached is listed.
+
+`--dry-run` does all of it on tiny sizes; without a GPU, TRITON_INTERPRET=1 must be set. Its
+figures mean nothing and are marked so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import itertools
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, NotInstalled, NotSupported
+from kernels import TopK, _triton, coarse_topk, rerank_topk
+from kernels.score import score_pairs
+
+__all__ = ["main"]
+
+LIMIT_S = 500.0  # a run must end under 9 minutes
+PEER_LIMIT_S = 2.0  # a peer that takes longer for one call is called once
+ROUNDS, ROUNDS_S = 50, 0.25  # rounds of one timing: at most so many, at most so long (but 3)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One search. For "rerank" count is C and d is D."""
+
+    op: str
+    batch: int
+    count: int
+    d: int
+    k: int
+
+
+def shapes(dry: bool) -> list[Shape]:
+    """Every shape of the report, those with targets first."""
+    if dry:
+        return [Shape("coarse", 1, 600, 16, 10), Shape("coarse", 20, 900, 32, 3),
+                Shape("rerank", 2, 16, 64, 4)]  # fmt: skip
+    coarse = [
+        Shape("coarse", batch, count, d, k)
+        for count, d, k, batch in itertools.product(
+            (10_000_000, 1_000_000, 100_000), (64, 32, 128), (128, 1024, 10), (1, 256, 16, 2048)
+        )
+    ]
+    rerank = [
+        Shape("rerank", batch, count, d, 10)
+        for count, d, batch in itertools.product((128, 1024), (512, 768), (1, 16, 256, 2048))
+    ]
+    first = [shape for shape in coarse if (shape.count, shape.d, shape.k) == (10_000_000, 64, 128)]
+    return [*first, *rerank, *(shape for shape in coarse if shape not in first)]
+
+
+# ------------------------------------------------------------------ timing
+
+
+def _sync(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def milliseconds(search: Callable[[], Any], device: torch.device, limit_s: float) -> list[float]:
+    """Times of single calls, warmed up, in milliseconds; one call only where one passes limit_s."""
+    for _ in range(2):
+        begun = time.perf_counter()
+        search()
+        _sync(device)
+        spent = time.perf_counter() - begun
+    if spent > limit_s:
+        return [spent * 1e3]
+    rounds = max(3, min(ROUNDS, int(ROUNDS_S / max(spent, 1e-6))))
+    if device.type != "cuda":
+        times = []
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            search()
+            times.append((time.perf_counter() - begun) * 1e3)
+        return times
+    pairs = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(rounds)
+    ]
+    for start, stop in pairs:
+        start.record()
+        search()
+        stop.record()
+    _sync(device)
+    return [start.elapsed_time(stop) for start, stop in pairs]
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Median, spread and count of the times, in milliseconds."""
+    return {
+        "median_ms": statistics.median(times),
+        "min_ms": min(times),
+        "max_ms": max(times),
+        "rounds": len(times),
+    }
+
+
+def captured(search: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """The search as a replay of its CUDA graph."""
+    if device.type != "cuda":
+        return search
+    search()
+    _sync(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        search()
+    return graph.replay
+
+
+def ceilings(device: torch.device, dry: bool) -> dict[str, float]:
+    """What this device does at best: bytes/s of a copy (read + written), FLOP/s of a product."""
+    size = 1 << (16 if dry else 30)
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy = statistics.median(milliseconds(lambda: target.copy_(source), device, 1.0))
+    edge = 64 if dry else 8192
+    left, right = (torch.randn(edge, edge, device=device).half() for _ in range(2))
+    product = statistics.median(milliseconds(lambda: left @ right, device, 1.0))
+    return {"copy_bytes_s": 2e3 * size / copy, "product_flops": 2e3 * edge**3 / product}
+
+
+# ------------------------------------------------------------------ one shape
+
+
+def units(count: int, d: int, device: torch.device, seed: int) -> Tensor:
+    """Random float16 rows of unit length, made in parts."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    made = torch.empty(count, d, dtype=torch.float16, device=device)
+    for start in range(0, count, 1 << 21):
+        part = made[start : start + (1 << 21)]
+        values = torch.randn(part.shape, generator=generator, device=device)
+        part.copy_(torch.nn.functional.normalize(values, dim=1))
+    return made
+
+
+def fault(found: TopK, queries: Tensor, items: Tensor, k: int) -> str:
+    """Why a coarse result cannot be right, or "": checked against the chunked product.
+
+    The scores must be the bits of the fixed order, the order that of the tie rule, and no score
+    of the float32 product may beat the last by more than its rounding.
+    """
+    kept = found.rows[:, : min(k, len(items))]
+    if bool((kept < 0).any()) or bool((kept >= len(items)).any()):
+        return "rows outside 0 ... N - 1"
+    for b in range(0, len(queries), max(len(queries) // 8, 1)):
+        again = score_pairs(queries[b], items[kept[b]])
+        if not torch.equal(again, found.scores[b, : kept.shape[1]]):
+            return f"query {b}: scores are not those of the rows"
+        falls = (again[:-1] > again[1:]) | (
+            (again[:-1] == again[1:]) & (kept[b, :-1] < kept[b, 1:])
+        )
+        if not bool(falls.all()):
+            return f"query {b}: not in order"
+        better = torch.zeros((), dtype=torch.int64, device=items.device)
+        for start in range(0, len(items), 1 << 21):
+            scores = items[start : start + (1 << 21)].float() @ queries[b].float()
+            better += (scores > again[-1] + 1e-5).sum()
+        if int(better) > kept.shape[1]:
+            return f"query {b}: {int(better)} items beat the last of {kept.shape[1]}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tensors of one shape and what our search needs beside them."""
+
+    queries: Tensor
+    items: Tensor
+    candidates: Tensor | None
+    out: TopK
+    workspace: Tensor
+
+
+def prepare(shape: Shape, items: Tensor) -> Inputs:
+    """Queries near some of the items, and everything preallocated."""
+    device = items.device
+    queries = units(shape.batch, shape.d, device, seed=1)
+    out = TopK(
+        torch.full((shape.batch, shape.k), torch.nan, device=device),
+        torch.full((shape.batch, shape.k), -9, dtype=torch.int64, device=device),
+    )
+    candidates = None
+    if shape.op == "rerank":
+        generator = torch.Generator(device=device).manual_seed(2)
+        size = (shape.batch, shape.count)
+        candidates = torch.randint(0, len(items), size, generator=generator, device=device)
+        needed = _triton.rerank_workspace(candidates, shape.k)
+    else:
+        needed = _triton.coarse_workspace(queries, items, shape.k)
+    space = torch.full((needed,), 255, dtype=torch.uint8, device=device)
+    return Inputs(queries, items, candidates, out, space)
+
+
+def ours(shape: Shape, given: Inputs) -> Callable[[], TopK]:
+    """Our search on the prepared inputs."""
+    if given.candidates is None:
+        return lambda: coarse_topk(
+            given.queries, given.items, shape.k,
+            backend="triton", out=given.out, workspace=given.workspace,
+        )  # fmt: skip
+    rows = given.candidates
+    return lambda: rerank_topk(
+        given.queries, given.items, rows, shape.k,
+        backend="triton", out=given.out, workspace=given.workspace,
+    )  # fmt: skip
+
+
+def check(shape: Shape, given: Inputs) -> str:
+    """Why our result is wrong, or ""."""
+    found = ours(shape, given)()
+    if given.candidates is None:
+        return fault(found, given.queries, given.items, shape.k)
+    expected = rerank_topk(given.queries, given.items, given.candidates, shape.k, backend="torch")
+    same = torch.equal(found.rows, expected.rows) and torch.equal(found.scores, expected.scores)
+    return "" if same else "not the bits of the PyTorch version"
+
+
+def floor_ms(shape: Shape, ceiling: dict[str, float]) -> float:
+    """The least time that the measured ceilings allow."""
+    gathered = shape.batch if shape.op == "rerank" else 1
+    moved = 2.0 * gathered * shape.count * shape.d
+    flops = 2.0 * shape.batch * shape.count * shape.d
+    least = moved / ceiling["copy_bytes_s"]
+    if shape.op == "coarse":
+        least = max(least, flops / ceiling["product_flops"])
+    return least * 1e3
+
+
+def measure(shape: Shape, given: Inputs, ceiling: dict[str, float]) -> dict[str, Any]:
+    """Times of ours (called, and replayed from a graph) and of every peer."""
+    device = given.items.device
+    search = ours(shape, given)
+    report: dict[str, Any] = {"shape": asdict(shape), "floor_ms": floor_ms(shape, ceiling)}
+    report["ours"] = summary(milliseconds(search, device, PEER_LIMIT_S))
+    report["ours, graph"] = summary(milliseconds(captured(search, device), device, PEER_LIMIT_S))
+    best = report["ours, graph"]["median_ms"] / 1e3
+    read = 2.0 * shape.count * shape.d * (shape.batch if shape.op == "rerank" else 1)
+    report["bytes_s"] = read / best
+    report["flops"] = 2.0 * shape.batch * shape.count * shape.d / best
+    report["share_of_copy"] = report["bytes_s"] / ceiling["copy_bytes_s"]
+    report["share_of_product"] = report["flops"] / ceiling["product_flops"]
+    report["times_floor"] = best * 1e3 / report["floor_ms"]
+    report["peers"] = {}
+    for name, build in (COARSE_PEERS if shape.op == "coarse" else RERANK_PEERS).items():
+        report["peers"][name] = _peer(build, shape, given)
+    return report
+
+
+def _peer(build: Callable[..., Callable[[], Any]], shape: Shape, given: Inputs) -> dict[str, Any]:
+    """The peer's times, or why there are none."""
+    extra = () if given.candidates is None else (given.candidates,)
+    try:
+        search = build(given.queries, given.items, *extra, shape.k)
+        return summary(milliseconds(search, given.items.device, PEER_LIMIT_S))
+    except NotInstalled as error:
+        return {"not installed": str(error)}
+    except NotSupported as error:
+        return {"not supported": str(error)}
+    except Exception as error:  # noqa: BLE001 - a peer's failure is its result, not ours
+        torch.cuda.empty_cache()
+        return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+# ------------------------------------------------------------------ the run
+
+
+def _compile(job: tuple[Any, tuple[int, int]]) -> None:
+    from kernels.audit import compile_launch
+
+    compile_launch(*job)
+
+
+def precompile(todo: list[Shape], capability: tuple[int, int], workers: int) -> int:
+    """Compiles what the shapes will launch, side by side, into Triton's cache; returns how many."""
+    from kernels import audit
+
+    found: dict[audit.Launch, None] = {}
+    for shape in todo:
+        case = audit.Case(shape.op, shape.batch, shape.count, shape.d, shape.k)
+        found.update(dict.fromkeys(audit.case_launches(case, capability, torch.float16)))
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(_compile, [(launch, capability) for launch in found]))
+    return len(found)
+
+
+def corpora(todo: list[Shape], device: torch.device) -> Iterator[tuple[Shape, Tensor]]:
+    """Each shape with its items; one corpus is held at a time."""
+    held: tuple[tuple[int, int], Tensor] | None = None
+    for shape in todo:
+        count = shape.count if shape.op == "coarse" else 1_000_000 if shape.count >= 128 else 100
+        if held is None or held[0] != (count, shape.d):
+            held = None
+            held = (count, shape.d), units(count, shape.d, device, seed=0)
+        yield shape, held[1]
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What the figures depend on."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+    return {
+        "device": name,
+        "commit": commit or "unknown",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": importlib.metadata.version("triton"),
+        "cuda": str(torch.version.cuda),
+    }
+
+
+def line(report: dict[str, Any]) -> str:
+    """One row of the table."""
+    shape = report["shape"]
+    head = f"{shape['op']:6} B{shape['batch']:<5} N|C {shape['count']:<9} d{shape['d']:<4} k{shape['k']:<5}"
+    peers = "  ".join(
+        f"{name} {times['median_ms']:.3f}" if "median_ms" in times else f"{name} -"
+        for name, times in report["peers"].items()
+    )
+    return (
+        f"{head} ours {report['ours']['median_ms']:.3f}, graph {report['ours, graph']['median_ms']:.3f} ms"
+        f"  x{report['times_floor']:.2f} of floor  | {peers}"
+    )
+
+
+def run(todo: list[Shape], device: torch.device, dry: bool, until: float) -> dict[str, Any]:
+    """Checks, then times; the report."""
+    report: dict[str, Any] = {"machine": machine(device), "dry_run": dry, "wrong": [], "cases": [],
+                              "not_reached": []}  # fmt: skip
+    report["ceilings"] = ceiling = ceilings(device, dry)
+    print(json.dumps(report["machine"]), json.dumps(ceiling), flush=True)
+    for shape, items in corpora(todo, device):
+        if time.monotonic() > until:
+            report["not_reached"].append(asdict(shape))
+            continue
+        given = prepare(shape, items)
+        wrong = check(shape, given)
+        if wrong:
+            report["wrong"].append({"shape": asdict(shape), "fault": wrong})
+            print(f"WRONG {shape}: {wrong}", flush=True)
+        elif not report["wrong"]:
+            report["cases"].append(measure(shape, given, ceiling))
+            print(line(report["cases"][-1]), flush=True)
+    if report["wrong"]:
+        report["cases"] = []  # no speed while a result is wrong
+    return report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of the JSON")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes: figures mean nothing")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds in all")
+    options = parser.parse_args(arguments)
+    until = time.monotonic() + options.limit
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    probe = torch.empty(0, 1, device=device)
+    reasons = _triton.why_not(probe)
+    if reasons or (not cuda and not options.dry_run):
+        print("no CUDA device: nothing measured.", *reasons, sep="\n  ", file=sys.stderr)
+        return 2
+    todo = shapes(options.dry_run)
+    if cuda:
+        begun = time.monotonic()
+        count = precompile(todo, torch.cuda.get_device_capability(), workers=12)
+        print(f"{count} kernels compiled in {time.monotonic() - begun:.0f} s", flush=True)
+    report = run(todo, device, options.dry_run, until)
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = report["machine"]
+    name = re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip("_")
+    path = options.out / f"{name}-{about['date']}-{about['commit']}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"wrote {path}: {len(report['cases'])} shapes, {len(report['not_reached'])} not reached, "
+          f"{len(report['wrong'])} wrong")  # fmt: skip
+    return 1 if report["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Other searches that return the top k by inner product, for the same tensors on a GPU.
+
+A peer is prepared once for its shapes and then called. One that is missing raises
+`NotInstalled`, whose message is the command that would install it; one that does not take these
+shapes raises `NotSupported`. Vectors are of unit length, so squared L2 orders as the product.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["COARSE_PEERS", "RERANK_PEERS", "NotInstalled", "NotSupported"]
+
+Search = Callable[[], Any]
+CHUNK_SCORES = 1 << 28  # scores held at a time by the chunked product
+
+
+class NotInstalled(Exception):
+    """The peer's package is missing; the message is the command that would install it."""
+
+
+class NotSupported(Exception):
+    """The peer does not take these shapes or this device; the message says why."""
+
+
+def _need(name: str, install: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise NotInstalled(install) from error
+
+
+def _chunked(queries: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Scores of a chunk of items, its top k, and the top k of both."""
+    size = max(CHUNK_SCORES // len(queries), k)
+    best: tuple[Tensor, Tensor] | None = None
+    for start in range(0, len(items), size):
+        scores = queries @ items[start : start + size].T
+        found, rows = torch.topk(scores, min(k, scores.shape[1]))
+        rows += start
+        if best is not None:
+            found, rows = torch.cat([best[0], found], 1), torch.cat([best[1], rows], 1)
+            found, order = torch.topk(found, min(k, found.shape[1]))
+            rows = rows.gather(1, order)
+        best = found, rows
+    assert best is not None
+    return best
+
+
+def matmul_topk(queries: Tensor, items: Tensor, k: int) -> Search:
+    """torch.matmul and torch.topk, a chunk of items at a time."""
+    return lambda: _chunked(queries, items, k)
+
+
+def compiled_topk(queries: Tensor, items: Tensor, k: int) -> Search:
+    """The same under torch.compile."""
+    if queries.device.type != "cuda":
+        raise NotSupported("torch.compile is timed on CUDA only")
+    compiled = torch.compile(_chunked, dynamic=False)
+    return lambda: compiled(queries, items, k)
+
+
+def flashlib_knn(queries: Tensor, items: Tensor, k: int) -> Search:
+    """FlashLib's fused brute-force neighbours: rows only, its quickest form."""
+    module = _need("flashlib.primitives.knn", "pip install --no-deps flashlib==0.4.0")
+    return lambda: module.flash_knn_triton(queries[None], items[None], k)
+
+
+def jax_approx_max_k(queries: Tensor, items: Tensor, k: int) -> Search:
+    """jax.lax.approx_max_k over one product, jitted, at its default recall target of 0.95."""
+    jax = _need("jax", "pip install 'jax[cuda13]'")
+    if queries.device.type == "cuda" and jax.default_backend() != "gpu":
+        raise NotSupported(f"jax runs on {jax.default_backend()} here")
+    if 4 * len(queries) * len(items) > 16 << 30:
+        raise NotSupported("its score matrix would pass 16 GiB")
+    left, right = jax.dlpack.from_dlpack(queries), jax.dlpack.from_dlpack(items)
+    search = jax.jit(lambda q, x: jax.lax.approx_max_k(q @ x.T, k))
+    return lambda: jax.block_until_ready(search(left, right))
+
+
+def cuvs_brute_force(queries: Tensor, items: Tensor, k: int) -> Search:
+    """cuVS brute force by inner product."""
+    module = _need("cuvs.neighbors.brute_force", "pip install cuvs-cu13 (NVIDIA's index)")
+    index = module.build(items, metric="inner_product")
+    return lambda: module.search(index, queries, k)
+
+
+def gather_topk(queries: Tensor, items: Tensor, candidates: Tensor, k: int) -> Search:
+    """items[candidates] as a tensor, a batched product, torch.topk."""
+
+    def search() -> tuple[Tensor, Tensor]:
+        scores = torch.bmm(items[candidates], queries[:, :, None])[:, :, 0]
+        found, order = torch.topk(scores, min(k, candidates.shape[1]))
+        return found, candidates.gather(1, order)
+
+    return search
+
+
+COARSE_PEERS = {
+    "matmul + topk": matmul_topk,
+    "matmul + topk, compiled": compiled_topk,
+    "flashlib flash_knn": flashlib_knn,
+    "jax approx_max_k": jax_approx_max_k,
+    "cuvs brute_force": cuvs_brute_force,
+}
+RERANK_PEERS = {"gather + bmm + topk": gather_topk}

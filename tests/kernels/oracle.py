@@ -61,6 +61,14 @@ if DEVICE == "cuda":
     LIMITS["triton"] = Limits(share=0.5, batch=40, items=5000, width=256, k=4096)
 
 
+def crowd(backend: str, dtype: str) -> tuple[int, int]:
+    """Queries and items for "alone or among many": 257 queries, which the interpreter is given
+    for one dtype only (it takes them one by one)."""
+    if backend == "torch" or DEVICE == "cuda":
+        return 257, 3000
+    return (257, 70) if dtype == "float16" else (17, 300)
+
+
 # ------------------------------------------------------------------ the oracle
 
 

@@ -15,6 +15,7 @@ from tests.kernels.oracle import (
     DTYPES,
     Case,
     assert_same,
+    crowd,
     exact_scores,
     fixed_order_scores,
     ranked,
@@ -75,12 +76,12 @@ def test_scores_are_those_of_float64(backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_one_query_is_the_same_bits_alone_and_among_257(backend: str, dtype: str) -> None:
-    count = 3000 if backend == "torch" else 300
-    case = Case(dtype, 257, count, 40, 19, "floats", 0.3, "none", "plain", 0, 5)
+def test_one_query_is_the_same_bits_alone_and_among_many(backend: str, dtype: str) -> None:
+    batch, count = crowd(backend, dtype)
+    case = Case(dtype, batch, count, 40, 19, "floats", 0.3, "none", "plain", 0, 5)
     queries, items, _ = case.tensors()
     together = coarse_topk(queries, items, 19, backend=backend)
-    for b in (0, 31, 256):
+    for b in (0, batch // 8, batch - 1):
         alone = coarse_topk(queries[b : b + 1], items, 19, backend=backend)
         assert torch.equal(alone.rows[0], together.rows[b])
         assert torch.equal(alone.scores[0].view(torch.int32), together.scores[b].view(torch.int32))

@@ -15,6 +15,7 @@ from tests.kernels.oracle import (
     DTYPES,
     Case,
     assert_same,
+    crowd,
     fixed_order_scores,
     ranked,
     try_cases,
@@ -66,12 +67,13 @@ def test_many_candidates(backend: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_one_query_is_the_same_bits_alone_and_among_257(backend: str, dtype: str) -> None:
-    case = Case(dtype, 257, 300, 40, 9, "floats", 0.3, "none", "plain", 21, 6)
+def test_one_query_is_the_same_bits_alone_and_among_many(backend: str, dtype: str) -> None:
+    batch, _ = crowd(backend, dtype)
+    case = Case(dtype, batch, 300, 40, 9, "floats", 0.3, "none", "plain", 21, 6)
     queries, items, _ = case.tensors()
     rows = case.rows()
     together = rerank_topk(queries, items, rows, 9, backend=backend)
-    for b in (0, 31, 256):
+    for b in (0, batch // 8, batch - 1):
         one = slice(b, b + 1)
         alone = rerank_topk(queries[one], items, rows[one].flip(1), 9, backend=backend)
         assert torch.equal(alone.rows[0], together.rows[b])

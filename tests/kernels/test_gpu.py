@@ -1,0 +1,187 @@
+"""What only a GPU can show: `pytest -m gpu`. The contract itself runs there too, on CUDA tensors.
+
+Sizes past 2^31 entries, capture in a CUDA graph, other streams, threads, pinned host memory.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+import kernels
+from kernels import _triton, coarse_topk, rerank_topk
+from kernels.topk import TopK
+from tests.kernels import test_contract_coarse as coarse_contract
+from tests.kernels import test_contract_rerank as rerank_contract
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def contracts() -> list[object]:
+    """Every contract test, to be run with backend="triton" on CUDA tensors."""
+    return [
+        pytest.param(getattr(module, name), id=f"{module.__name__.rsplit('_', 1)[1]}-{name}")
+        for module in (coarse_contract, rerank_contract)
+        for name in dir(module)
+        if name.startswith("test_") and _takes_only_backend(getattr(module, name))
+    ]
+
+
+def _takes_only_backend(test: object) -> bool:
+    return test.__code__.co_argcount == 1
+
+
+@pytest.mark.parametrize("test", contracts())
+def test_the_contract(test: object) -> None:
+    test("triton")
+
+
+@pytest.mark.parametrize("dtype", sorted(coarse_contract.DTYPES))
+def test_one_query_alone_and_among_257(dtype: str) -> None:
+    coarse_contract.test_one_query_is_the_same_bits_alone_and_among_257("triton", dtype)
+
+
+def units(count: int, d: int, dtype: torch.dtype, seed: int) -> Tensor:
+    generator = torch.Generator(device="cuda").manual_seed(seed)
+    made = torch.empty(count, d, dtype=dtype, device="cuda")
+    for start in range(0, count, 1 << 22):
+        part = made[start : start + (1 << 22)]
+        part.copy_(torch.randn(part.shape, generator=generator, device="cuda"))
+    return made
+
+
+def same(left: TopK, right: TopK) -> bool:
+    return torch.equal(left.rows, right.rows) and torch.equal(left.scores, right.scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int8])
+@pytest.mark.parametrize(("batch", "k"), [(1, 128), (16, 10), (300, 1000), (20, 4096)])
+def test_a_large_corpus_agrees_with_pytorch(dtype: torch.dtype, batch: int, k: int) -> None:
+    items = (units(400_000, 48, torch.float32, 1) * 20).clamp(-120, 120).to(dtype)
+    queries = items[:batch] * (1 if dtype == torch.int8 else 2)
+    mask = torch.rand(400_000, device="cuda") < 0.5
+    for shown in (None, mask):
+        expected = coarse_topk(queries, items, k, mask=shown, backend="torch")
+        found = coarse_topk(queries, items, k, mask=shown, backend="triton")
+        assert same(found, expected)
+
+
+def test_more_than_2_to_the_31_entries() -> None:
+    """2^31 / 32 + 5,000,000 rows of 32: the best rows are planted before and past the border."""
+    count = 2**26 + 5_000_000
+    items = units(count, 32, torch.float16, 2) * 0.1
+    query = torch.nn.functional.normalize(torch.randn(1, 32, device="cuda"), dim=1).half()
+    planted = torch.tensor([7, 2**26 - 1, 2**26, 2**26 + 1, count - 1], device="cuda")
+    items[planted] = query * 40
+    for batch in (1, 20, 200):
+        found = coarse_topk(query.expand(batch, -1), items, 5, backend="triton")
+        assert found.rows.tolist() == [planted.tolist()] * batch
+    candidates = torch.cat([planted, torch.arange(100, device="cuda")])[None]
+    assert (
+        rerank_topk(query, items, candidates, 5, backend="triton").rows[0].tolist()
+        == planted.tolist()
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 64, 300])
+def test_capture_and_replay(batch: int) -> None:
+    """A graph captured once answers new queries, reads no stale workspace, and leaves no sync."""
+    items = units(200_000, 64, torch.float16, 3)
+    queries = items[:batch].clone()
+    out = TopK(
+        torch.empty(batch, 50, device="cuda"),
+        torch.empty(batch, 50, dtype=torch.int64, device="cuda"),
+    )
+    needed = _triton.coarse_workspace(queries, items, 50)
+    space = torch.empty(needed, dtype=torch.uint8, device="cuda")
+
+    def search() -> TopK:
+        return coarse_topk(queries, items, 50, backend="triton", out=out, workspace=space)
+
+    search()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        search()
+    for start in (1000, 5000):
+        queries.copy_(items[start : start + batch])
+        space.fill_(255)
+        out.scores.fill_(torch.nan)
+        graph.replay()
+        expected = coarse_topk(queries, items, 50, backend="torch")
+        assert same(out, expected)
+
+
+def test_capture_of_a_rerank() -> None:
+    items = units(10_000, 768, torch.float16, 4)
+    queries = items[:8].clone()
+    candidates = torch.randint(-1, 10_000, (8, 128), device="cuda")
+    out = rerank_topk(queries, items, candidates, 10, backend="triton")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        rerank_topk(queries, items, candidates, 10, backend="triton", out=out)
+    candidates.copy_(torch.randint(-1, 10_000, (8, 128), device="cuda"))
+    graph.replay()
+    assert same(out, rerank_topk(queries, items, candidates, 10, backend="torch"))
+
+
+def test_another_stream() -> None:
+    """The op waits for what its stream waits for, and for nothing else."""
+    items = units(500_000, 64, torch.float16, 5)
+    queries = torch.zeros(4, 64, dtype=torch.float16, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        queries.copy_(items[10:14])  # written late on this stream
+        found = coarse_topk(queries, items, 5, backend="triton")
+    stream.synchronize()
+    assert same(found, coarse_topk(items[10:14], items, 5, backend="torch"))
+
+
+def test_eight_threads() -> None:
+    items = units(300_000, 64, torch.float16, 6)
+    expected = [coarse_topk(items[i : i + 3], items, 20, backend="torch") for i in range(8)]
+    wrong: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            found = coarse_topk(items[i : i + 3], items, 20, backend="triton")
+            if not same(found, expected[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_fine_vectors_in_pinned_host_memory() -> None:
+    items = torch.randn(5000, 512).half().pin_memory()
+    queries = torch.randn(6, 512, device="cuda").half()
+    candidates = torch.randint(-1, 5000, (6, 100), device="cuda")
+    expected = rerank_topk(queries, items.cuda(), candidates, 10, backend="torch")
+    assert same(rerank_topk(queries, items, candidates, 10, backend="triton"), expected)
+
+
+def test_massive_ties_and_outliers() -> None:
+    """What overflows the lists is still exact: equal items, a zero query, one huge row."""
+    items = units(200_000, 32, torch.float16, 7)
+    items[::3] = items[0]
+    items[77] = 60000.0
+    queries = torch.stack([items[0], items[0] * 0, items[77] / 1000])
+    expected = coarse_topk(queries, items, 100, backend="torch")
+    assert same(coarse_topk(queries, items, 100, backend="triton"), expected)
+
+
+def test_available() -> None:
+    assert kernels.available_backends() == {"torch": "ok", "triton": "ok"}

@@ -107,10 +107,18 @@ def test_loud_rows_are_scored_by_themselves(rows: int, fast: torch.dtype) -> Non
     items[::7] *= 1e30
     items[5::11, 2] = torch.nan
     items[6::13, 1] = torch.inf
+    queries = items[1:5]  # none of them loud: else the whole block would be scanned plainly
+    assert queries.isfinite().all()
+    assert queries.norm(dim=1).max() < 100
     plan = Plan(queries=4, rows=rows, group=8, fast=fast)
-    for mask in (None, torch.rand(300) < 0.5, torch.rand(4, 300) < 0.5):
-        expected = coarse_topk_reference(items[:4], items, 60, mask=mask)
-        found = engine.coarse_topk(items[:4], items, 60, mask, plan=plan)
+    generator = torch.Generator().manual_seed(1)
+    for mask in (
+        None,
+        torch.rand(300, generator=generator) < 0.5,
+        torch.rand(4, 300, generator=generator) < 0.5,
+    ):
+        expected = coarse_topk_reference(queries, items, 60, mask=mask)
+        found = engine.coarse_topk(queries, items, 60, mask, plan=plan)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
@@ -123,14 +131,56 @@ def test_queries_too_large_for_a_bound_are_scanned_plainly() -> None:
 
 
 def test_tiny_vectors_whose_squares_underflow() -> None:
-    rng = np.random.default_rng(4)
-    items = torch.from_numpy(rng.standard_normal((500, 8)).astype(np.float32)) * 1e-30
-    queries = items[:3] * 1e30
+    """Their norms come out as 0, their scores do not: the slack must not be 0 either."""
+    generator = torch.Generator().manual_seed(4)
+    items = (1 + torch.rand(500, 64, generator=generator) / 50) * 1e-30
+    queries = (1 + torch.rand(9, 64, generator=generator)) * 1e15
+    assert (items.norm(dim=1) == 0).all()
+    scores = score_pairs(queries[None], items[:, None])
     expected = coarse_topk_reference(queries, items, 20)
     for fast in FAST:
-        plan = Plan(queries=3, rows=100, group=4, fast=fast)
+        tile, slack, _ = Tiles(queries, 500, 1, fast).of(items)
+        rounding = tile.float().abs() * (2.0**-8 if fast == torch.bfloat16 else 2.0**-24)
+        assert ((tile.float() - scores).abs() <= slack + rounding).all()
+        plan = Plan(queries=9, rows=100, group=4, fast=fast)
         found = engine.coarse_topk(queries, items, 20, None, plan=plan)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+@pytest.mark.parametrize("fast", FAST)
+def test_the_floor_is_never_above_the_kth_score(fast: torch.dtype) -> None:
+    """Rounding moves the k-th product above the k-th score as often as below it."""
+    generator = torch.Generator().manual_seed(0)
+    items = 1 + torch.rand(2000, 64, generator=generator) / 50  # scores close together
+    queries = 1 + torch.rand(40, 64, generator=generator)
+    kth = score_pairs(queries[:, None], items[None]).topk(10).values[:, -1]
+    survivors = Survivors(queries, items, 10, fast)
+    tile, slack, _ = Tiles(queries, 2000, 1, fast).of(items)
+    survivors.offer(tile, slack, 0, 1)
+    assert (survivors.floor > 0).all()
+    assert (survivors.floor <= kth).all()
+    survivors.prune()
+    assert (survivors.floor <= kth).all()
+    survivors.settle()
+    assert torch.equal(survivors.floor, kth)
+
+
+def test_ties_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All items equal: products cannot drop a row, so pairs are scored and cut to the best k."""
+    held = []
+    offer = Survivors.offer
+
+    def watched(self: Survivors, *arguments: object) -> None:
+        held.append(self.pending)
+        offer(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Survivors, "offer", watched)
+    items = torch.ones(2000, 8)
+    plan = Plan(queries=3, rows=100, group=4, fast=torch.bfloat16, pending=150)
+    found = engine.coarse_topk(items[:3], items, 7, None, plan=plan)
+    assert found.rows.tolist() == [list(range(7))] * 3
+    assert len(held) == 20
+    assert max(held) <= 150
 
 
 def test_the_floor_drops_almost_everything() -> None:

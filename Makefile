@@ -38,8 +38,15 @@ gpu:                           ## on a CUDA machine, with its own python3: GPU t
 pictures: setup                ## fetch and render the full picture set into build/pictures
 	$(PY) -m examples.build
 
-train-example: pictures        ## train the example checkpoint from those pictures
-	$(PY) -m examples.train
+train-example: pictures        ## train the example checkpoint from those pictures, measure it, put it in its place
+	rm -rf build/checkpoint
+	$(PY) -m engine train build/pictures --split style -o build/checkpoint \
+	    --image-weights build/sources/efficientnet-lite0.safetensors --features build/features.safetensors --bf16 \
+	    --json > build/training.json
+	$(PY) -m engine evaluate build/checkpoint --dataset build/pictures --split style -o build/evaluation.json
+	mv build/training.json build/evaluation.json build/checkpoint
+	rm -rf examples/checkpoint
+	mv build/checkpoint examples/checkpoint
 
 serve:                         ## not built yet
 	@echo "make serve: not yet; the server is a later issue" && exit 1

@@ -129,9 +129,12 @@ def train(
     ] = None,
     coarse_dim: Annotated[int, typer.Option(help="Length of the coarse vectors.")] = 32,
     fine_dim: Annotated[int, typer.Option(help="Length of the fine vectors.")] = 256,
-    steps: Annotated[int, typer.Option(help="Batches to train on.")] = 1500,
+    steps: Annotated[int, typer.Option(help="Batches to train on.")] = 1600,
     batch_size: Annotated[int, typer.Option(help="Concepts in a batch.")] = 512,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-3,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Multiply in bfloat16: quicker where the CPU or GPU can.")
+    ] = False,
     views: Annotated[int, typer.Option(help="Views of each picture, the first unchanged.")] = 3,
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
     features: Annotated[
@@ -150,6 +153,7 @@ def train(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        bf16=bf16,
         views=views,
         seed=seed,
     )

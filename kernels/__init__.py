@@ -1,24 +1,25 @@
 """The two search operations: tensors in, tensors out. PyTorch and Triton, the same bits.
 
-Hugging Face's package `kernels` has the same import name, and `transformers` imports it where
-it is installed. From a source checkout both are served: our folder comes first, theirs follows
-on `__path__`, and a name that we lack is looked up in theirs.
+Names are loaded when first used: `kernels.errors` alone must not import torch, since `engine` opens
+an index without it. Hugging Face's package `kernels` has the same import name, and `transformers`
+imports it where it is installed. From a source checkout both are served: our folder comes first,
+theirs follows on `__path__`, and a name that we lack is looked up in theirs (`hugging_face.py`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import pkgutil
-import sys
-from pathlib import Path
-from types import ModuleType
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from kernels.coarse import coarse_topk
-from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
-from kernels.rerank import rerank_topk
-from kernels.topk import TopK
+if TYPE_CHECKING:
+    from kernels.checks import available_backends
+    from kernels.coarse import coarse_topk
+    from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
+    from kernels.rerank import rerank_topk
+    from kernels.topk import TopK
 
 __all__ = [
     "BackendUnavailable",
@@ -30,47 +31,25 @@ __all__ = [
     "rerank_topk",
 ]
 
-
-def available_backends() -> dict[str, str]:
-    """Every backend's name with "ok", or with why it cannot run here.
-
-    Triton is asked about the device it would get: CUDA where there is one, else the CPU.
-    """
-    import torch
-
-    from kernels import _triton
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    reasons = _triton.why_not(torch.empty(0, 1, device=device))
-    return {"torch": "ok", "triton": "; ".join(reasons) or "ok"}
+_ROOMS = {
+    "BackendUnavailable": "errors",
+    "EngineError": "errors",
+    "InvalidArgument": "errors",
+    "TopK": "topk",
+    "available_backends": "checks",
+    "coarse_topk": "coarse",
+    "rerank_topk": "rerank",
+}
 
 
-def __getattr__(name: str) -> object:
-    """A name of Hugging Face's `kernels`, whose `__init__` then runs once under a name of ours."""
-    if not name.startswith("__") or name == "__version__":
-        theirs = _hugging_face()
+def __getattr__(name: str) -> Any:
+    """A name of ours from its room, or one of Hugging Face's `kernels`."""
+    if name in _ROOMS:
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    if not name.startswith("_") or name == "__version__":
+        from kernels.hugging_face import their_package
+
+        theirs = their_package(list(__path__)[1:])
         if theirs is not None and hasattr(theirs, name):
             return getattr(theirs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _hugging_face() -> ModuleType | None:
-    private = f"{__name__}._hugging_face"
-    if private in sys.modules:
-        return sys.modules[private]
-    for folder in __path__[1:]:
-        spec = importlib.util.spec_from_file_location(
-            private,
-            Path(folder) / "__init__.py",
-            submodule_search_locations=None,  # no package of its own: `from .layer` is ours to find
-        )
-        if spec is None or spec.loader is None:
-            continue
-        module = sys.modules[private] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[private]
-            raise
-        return module
-    return None

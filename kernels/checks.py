@@ -11,7 +11,7 @@ from kernels import _triton
 from kernels.errors import BackendUnavailable, InvalidArgument
 from kernels.topk import TopK
 
-__all__ = ["check_coarse", "check_rerank", "choose_backend"]
+__all__ = ["available_backends", "check_coarse", "check_rerank", "choose_backend"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 BACKENDS = ("auto", "torch", "triton")
@@ -61,6 +61,16 @@ def choose_backend(backend: str, k: int, *tensors: Tensor) -> str:
         return "torch"
     inputs = ", ".join(_describe(tensor) for tensor in tensors) + f", k={k}"
     raise BackendUnavailable("triton", inputs=inputs, reasons=reasons)
+
+
+def available_backends() -> dict[str, str]:
+    """Every backend's name with "ok", or with why it cannot run here.
+
+    Triton is asked about the device it would get: CUDA where there is one, else the CPU.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reasons = _triton.why_not(torch.empty(0, 1, device=device))
+    return {"torch": "ok", "triton": "; ".join(reasons) or "ok"}
 
 
 def _describe(value: object) -> str:

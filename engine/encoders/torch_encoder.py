@@ -1,7 +1,8 @@
 """The PyTorch encoder of a HiVLP checkpoint directory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from engine.device import pick_device
 from engine.embeddings import Embeddings
@@ -77,12 +79,17 @@ def check_files(checkpoint: Path) -> None:
             f"{checkpoint}: {', '.join(FILES)} expected, missing {', '.join(missing)}. "
             "Save the checkpoint again with model.save_pretrained and processor.save_pretrained."
         )
-    try:
-        model_type = json.loads((checkpoint / CONFIG).read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{checkpoint / CONFIG}: a JSON object with model_type expected, got {error}."
-        ) from None
+    settings = {}
+    for name in FILES:
+        if name.endswith(".json"):
+            try:
+                settings[name] = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{checkpoint / name}: a JSON file expected, got {error}. Restore it."
+                ) from None
+    config = settings[CONFIG]
+    model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != HiVLPConfig.model_type:
         raise CheckpointError(
             f"{checkpoint / CONFIG}: model_type 'hivlp' expected, got {model_type!r}. "
@@ -93,12 +100,13 @@ def check_files(checkpoint: Path) -> None:
 def load_model(checkpoint: Path) -> HiVLPModel:
     """The model in float32, every weight from the file and of the shape that `config.json` says."""
     try:
-        loaded: Any = HiVLPModel.from_pretrained(
-            checkpoint,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, with both shapes, instead of by a traceback
-        )
+        with _quiet_transformers():
+            loaded: Any = HiVLPModel.from_pretrained(
+                checkpoint,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below with both shapes, not by a traceback
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{checkpoint}: a readable checkpoint expected, got: {error}"
@@ -117,6 +125,20 @@ def load_model(checkpoint: Path) -> HiVLPModel:
         )
     assert isinstance(model, HiVLPModel)
     return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No loading bar, no table of keys: what is wrong is in our error."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def checksum(checkpoint: Path) -> str:

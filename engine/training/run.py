@@ -1,6 +1,8 @@
 """One training run: from captioned pictures to a checkpoint directory."""
 
+import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,13 +32,14 @@ class Settings:
 
     coarse_dim: int = 32
     fine_dim: int = 256
-    steps: int = 1500
+    steps: int = 1600
     batch_size: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    bf16: bool = False
     views: int = 3
     seed: int = 0
     vocabulary: int = 5000
-    max_length: int = 32
+    max_length: int = 24
     text_hidden: int = 192
     text_layers: int = 1
     text_heads: int = 4
@@ -81,12 +84,18 @@ def train(
         trainer = HierarchicalTrainer(
             model,
             arguments(
-                scratch, settings.steps, settings.batch_size, settings.learning_rate, settings.seed
+                scratch,
+                settings.steps,
+                settings.batch_size,
+                settings.learning_rate,
+                settings.bf16,
+                settings.seed,
             ),
             train_dataset=Concepts(examples, features, settings.seed),
             processor=processor,
         )
-        outcome = trainer.train()
+        with contextlib.redirect_stdout(sys.stderr):  # where the Trainer's own talk belongs
+            outcome = trainer.train()
     save_checkpoint(model, processor, output)
     return {
         **asdict(settings),

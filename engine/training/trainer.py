@@ -12,6 +12,7 @@ from transformers import Trainer, TrainingArguments
 from engine.dataset import Example
 from engine.model import HiVLPModel, HiVLPProcessor
 from engine.training.loss import hierarchical_loss
+from engine.training.phrasing import phrase
 
 
 class Concepts(Dataset[tuple[Tensor, str]]):
@@ -39,7 +40,8 @@ class Concepts(Dataset[tuple[Tensor, str]]):
     def __getitem__(self, concept: int) -> tuple[Tensor, str]:
         row = self._chance.choice(self._rows[concept])
         view = self._chance.randrange(self._features.shape[1])
-        return self._features[row, view], self._chance.choice(self._examples[row].captions)
+        caption = self._chance.choice(self._examples[row].captions)
+        return self._features[row, view], phrase(caption, self._chance)
 
 
 class HierarchicalTrainer(Trainer):
@@ -74,7 +76,7 @@ class HierarchicalTrainer(Trainer):
 
 
 def arguments(
-    scratch: str, steps: int, batch_size: int, learning_rate: float, seed: int
+    scratch: str, steps: int, batch_size: int, learning_rate: float, bf16: bool, seed: int
 ) -> TrainingArguments:
     """AdamW with warm-up and cosine decay; nothing is saved or reported on the way."""
     return TrainingArguments(
@@ -91,5 +93,8 @@ def arguments(
         save_strategy="no",
         logging_steps=100,
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
         seed=seed,
     )

@@ -49,7 +49,7 @@ def _sizes(launch: CoarseLaunch, count: int, k: int, dtype: torch.dtype) -> _Siz
     width = max(power(k), 2 * launch.block_n)
     n_spans = -(-count // (launch.block_n * launch.tiles))
     cap = 4 * k + 128 if dtype == torch.float32 else 2 * k + 64  # tf32 leaves more in doubt
-    return _Sizes(k, n_spans, cap, width * (1 if launch.direct else 2), width)
+    return _Sizes(k, n_spans, cap, 2 * width, width)
 
 
 def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Buffers:
@@ -205,4 +205,4 @@ _NAMES = ("hits", "group_max", "span_max", "peaks", "reaches", "lows", "spans", 
 
 def _sort_warps(sizes: _Sizes) -> int:
     """Enough threads that a sort of `width` 64-bit keys stays in registers."""
-    return 4 if sizes.width <= 1024 else 8 if sizes.width <= 2048 else 16
+    return 4 if sizes.width <= 1024 else 8

@@ -79,7 +79,7 @@ def rerank_topk(
         "ROWS": launch.rows, "PAD": max(power(d), 64), "FP8": fp8, "enable_fp_fusion": False,
         "WIDE": tl.int32 if items.dtype == torch.int8 else tl.float32,
     }  # fmt: skip
-    warps = 4 if width <= 1024 else 8 if width <= 2048 else 16
+    warps = 4 if width <= 1024 else 8
     with on_device(queries):
         if launch.fused:
             rerank_fused[(batch,)](

@@ -251,7 +251,7 @@ def scan(
 
     DIRECT (few items): all of them. Otherwise only queries whose lists overflowed, and only the
     groups that may still reach the k-th best: what ties decide is decided here, by whole keys.
-    `hits` holds the keys that wait to be merged. WIDTH >= k and >= 2 * BLOCK_N.
+    `hits` holds the keys that wait, and behind them the best. WIDTH >= k and >= 2 * BLOCK_N.
     """
     b = tl.program_id(0).to(tl.int64)
     limit = tl.full([], NO_KEY, tl.int64)  # a key must be above it
@@ -262,27 +262,30 @@ def scan(
         limit = tl.maximum(limit, (ordered_bits(tl.load(lows + b)).to(tl.int64) << 32) - 1)
         reach = tl.load(reaches + b)
     hits += b * HIT_CAP
+    best_at = hits + WIDTH
     place = tl.arange(0, BLOCK_N)
     i = tl.arange(0, WIDTH)
-    best = tl.full([WIDTH], NO_KEY, tl.int64)
+    tl.store(best_at + i, tl.full([WIDTH], NO_KEY, tl.int64))
     waiting = tl.full([], 0, tl.int32)
-    for span in range(0, n_spans):
+    for span in range(0, n_spans + 1):  # the last, empty one merges what still waits
         first = wide(span) * TILES * BLOCK_N
-        tiles = 0 * span + TILES
+        inside = wide(span) < n_spans
+        at = b * n_spans + span
+        tiles = tl.where(inside, TILES, 1)
+        peak = reach  # with GAMMA = 0 the error is 0 whatever the peak
         if not DIRECT:
-            at = b * n_spans + span
-            peak = reach  # with GAMMA = 0 the error is 0 whatever the peak
             if GAMMA > 0:
-                peak = tl.load(peaks + span)
-            most = _upper(tl.load(span_max + at), peak, reach, GAMMA)
+                peak = tl.load(peaks + span, mask=inside, other=0.0)
+            value = tl.load(span_max + at, mask=inside, other=-float("inf"))
+            most = _upper(value, peak, reach, GAMMA)
             reachable = hit_keys(most, first, most > -float("inf")) > limit
-            tiles = tl.where(reachable, TILES, 0)
+            tiles = tl.where(reachable | (wide(span) >= n_spans), tiles, 0)
         for tile in range(0, tiles):
             rows = first + wide(tile) * BLOCK_N + place
-            live = rows < N
+            live = rows < N  # none in the last, empty span
             if not DIRECT:
-                value = tl.load(group_max + at * BLOCK_N + place)
-                live = live & (hit_keys(_upper(value, peak, reach, GAMMA), rows, live) > limit)
+                maxima = tl.load(group_max + at * BLOCK_N + place, mask=live, other=-float("inf"))
+                live = live & (hit_keys(_upper(maxima, peak, reach, GAMMA), rows, live) > limit)
             live = _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK)
             score = row_scores(
                 queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
@@ -292,14 +295,13 @@ def scan(
             keep = (key > limit).to(tl.int32)
             tl.store(hits + waiting + tl.cumsum(keep, 0) - 1, key, mask=keep > 0)
             waiting += tl.sum(keep, 0)
-            if waiting + BLOCK_N > WIDTH:
-                tl.debug_barrier()  # the list is read by other threads than wrote it
+            if (waiting + BLOCK_N > WIDTH) | (wide(span) == n_spans):
+                tl.debug_barrier()  # the lists are read by other threads than wrote them
                 more = tl.sort(tl.load(hits + i, mask=i < waiting, other=NO_KEY))
-                best = tl.bitonic_merge(tl.maximum(best, more), descending=True)
-                limit = tl.maximum(limit, tl.max(tl.where(i == k - 1, best, NO_KEY), 0))
+                merged = tl.bitonic_merge(tl.maximum(tl.load(best_at + i), more), descending=True)
+                limit = tl.maximum(limit, tl.max(tl.where(i == k - 1, merged, NO_KEY), 0))
                 waiting = tl.full([], 0, tl.int32)
                 tl.debug_barrier()
+                tl.store(best_at + i, merged)
     tl.debug_barrier()
-    more = tl.sort(tl.load(hits + i, mask=i < waiting, other=NO_KEY))
-    best = tl.bitonic_merge(tl.maximum(best, more), descending=True)
-    write_best(best, scores, rows_out, b * k, k, WIDTH)
+    write_best(tl.load(best_at + i), scores, rows_out, b * k, k, WIDTH)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __path__ = pkgutil.extend_path(__path__, __name__)
@@ -46,7 +47,8 @@ def __getattr__(name: str) -> Any:
     """A name of ours from its room, or one of Hugging Face's `kernels`."""
     if name in _ROOMS:
         return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
-    if not name.startswith("_") or name == "__version__":
+    ours = (Path(__file__).parent / f"{name}.py").exists()  # `from kernels import audit` loads it next
+    if not ours and (not name.startswith("_") or name == "__version__"):
         from kernels.hugging_face import their_package
 
         theirs = their_package(list(__path__)[1:])

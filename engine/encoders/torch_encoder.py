@@ -1,6 +1,7 @@
 """The PyTorch encoder of a HiVLP checkpoint directory."""
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -35,6 +36,7 @@ class TorchEncoder:
         self.model = load_model(checkpoint).eval()
         self.model.to(device=pick_device(device))
         self.processor = HiVLPProcessor.of_directory(checkpoint)
+        self._tokenizer_lock = threading.Lock()  # it keeps padding and truncation as state
         self.coarse_dim: int | None = self.model.config.coarse_dim
         self.fine_dim: int = self.model.config.fine_dim
         self.reference = CheckpointReference(str(checkpoint), checksum(checkpoint))
@@ -46,7 +48,8 @@ class TorchEncoder:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         """Sentences to coarse float32 `[B, d]` and fine float32 `[B, D]`, unit rows, on the CPU."""
-        tokens = self.processor.tokens(texts)
+        with self._tokenizer_lock:
+            tokens = self.processor.tokens(texts)
         return _on_cpu(
             self.model.get_text_features(
                 **{name: tensor.to(self.model.device) for name, tensor in tokens.items()}

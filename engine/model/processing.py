@@ -1,6 +1,5 @@
 """`HiVLPProcessor`: the checkpoint's own image processor and tokenizer, under one name."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,6 @@ class HiVLPProcessor(ProcessorMixin):
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
         super().__init__(image_processor, tokenizer, **kwargs)
-        self._tokenizer_lock = (
-            threading.Lock()
-        )  # the tokenizer keeps padding and truncation as state
 
     @classmethod
     def of_directory(cls, checkpoint: Path) -> "HiVLPProcessor":
@@ -35,10 +31,7 @@ class HiVLPProcessor(ProcessorMixin):
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Sentences to `input_ids` and `attention_mask`, int64 `[B, T]`, padded to the longest."""
-        with self._tokenizer_lock:
-            encoded = self.tokenizer(
-                list(texts), padding=True, truncation=True, return_tensors="pt"
-            )
+        encoded = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def pixels(self, images: Sequence[Image]) -> Tensor:

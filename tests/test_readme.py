@@ -1,6 +1,7 @@
 """README's code blocks do what they show: the Python session by doctest, the commands by running them."""
 
 import doctest
+import json
 import os
 import re
 import subprocess
@@ -56,6 +57,15 @@ def test_every_command_runs(tmp_path: Path) -> None:
         )
         assert child.returncode == 0, f"{line}\n{child.stderr}"
         assert child.stdout.strip()
+
+
+def test_the_table_is_what_the_evaluation_wrote() -> None:
+    figures = json.loads((ROOT / "examples/checkpoint/evaluation.json").read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    for name, recalls in figures["recalls"].items():
+        values = [*recalls["text_to_image"].values(), *recalls["image_to_text"].values()]
+        row = [name, *(f"{value:.1f}" for value in [*values, recalls["average"]])]
+        assert f"| {' | '.join(row)} |" in text
 
 
 def test_every_make_target_named_is_there() -> None:

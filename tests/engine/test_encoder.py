@@ -169,7 +169,9 @@ def test_a_weight_too_few_or_too_many(damaged: Callable[..., Path]) -> None:
         engine.open_encoder(file.parent)
 
 
-@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64], ids=["empty", "text", "ones"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not safetensors", b"\xff" * 64], ids=["empty", "text", "ones"]
+)
 def test_weights_that_are_no_safetensors(damaged: Callable[..., Path], content: bytes) -> None:
     file = damaged() / "model.safetensors"
     file.write_bytes(content)

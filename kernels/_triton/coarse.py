@@ -195,7 +195,7 @@ def _search_part(
         queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
         at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
         count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=_sort_warps(sizes), **exact,
+        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8, **exact,
     )  # fmt: skip
 
 

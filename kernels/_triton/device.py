@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +29,13 @@ def capability_of(tensor: Tensor) -> tuple[int, int]:
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Makes the tensor's GPU current, so that its current stream is the one launched on."""
-    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
+    """Makes the tensor's GPU current, so that its current stream is the one launched on.
+
+    The interpreter computes with NumPy, which would warn where a GPU quietly makes inf or NaN.
+    """
+    if tensor.device.type == "cuda":
+        return torch.cuda.device(tensor.device)
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _padded(shape: tuple[int, ...], dtype: torch.dtype) -> int:

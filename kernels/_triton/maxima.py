@@ -115,5 +115,6 @@ def dot_max(
             n = first + wide(tile) * BLOCK_N + place
             at_n = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
             x = tl.load(at_n, mask=(n < N)[:, None] & live_j[None, :], other=0)
-            peak = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(FACTOR)))
+            largest = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(FACTOR)))
+            peak = largest.to(FACTOR)  # Triton 3.6 widens a bfloat16 maximum
         tl.store(peaks + span, tl.max(tl.max(peak.to(tl.float32), 1), 0))

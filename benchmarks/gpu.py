@@ -289,14 +289,14 @@ def _peer(build: Callable[..., Callable[[], Any]], shape: Shape, given: Inputs) 
 
 
 def _compile(job: tuple[Any, tuple[int, int]]) -> None:
-    from kernels.audit import compile_launch
+    from kernels._triton.audit import compile_launch
 
     compile_launch(*job)
 
 
 def precompile(todo: list[Shape], capability: tuple[int, int], workers: int) -> int:
     """Compiles what the shapes will launch, side by side, into Triton's cache; returns how many."""
-    from kernels import audit
+    from kernels._triton import audit
 
     found: dict[audit.Launch, None] = {}
     for shape in todo:

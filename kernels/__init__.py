@@ -47,7 +47,8 @@ def __getattr__(name: str) -> Any:
     """A name of ours from its room, or one of Hugging Face's `kernels`."""
     if name in _ROOMS:
         return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
-    ours = (Path(__file__).parent / f"{name}.py").exists()  # `from kernels import audit` loads it next
+    # `from kernels import coarse` asks here before it looks for the module.
+    ours = (Path(__file__).parent / f"{name}.py").exists()
     if not ours and (not name.startswith("_") or name == "__version__"):
         from kernels.hugging_face import their_package
 

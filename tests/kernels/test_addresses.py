@@ -141,7 +141,7 @@ def test_the_scan_sees_a_narrow_product_and_passes_a_wide_one() -> None:
 
 SCAN = """
 import json, sys
-from kernels import audit
+from kernels._triton import audit
 import torch
 found, seen = {}, {}
 for launch in audit.launches((9, 0), True, (torch.float16,)):

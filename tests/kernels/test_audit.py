@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.audit import ARCHES, Report, _code, _inner_loop, _table
+from kernels._triton.audit import ARCHES, Report, _code, _inner_loop, _table
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -51,7 +51,7 @@ def test_what_fails_the_audit() -> None:
 def test_every_kernel_is_launched_by_a_case_on_every_architecture() -> None:
     script = """
 import torch
-from kernels import audit
+from kernels._triton import audit
 everything = set(audit.discover())
 assert len(everything) >= 8, everything
 for capability in audit.ARCHES.values():

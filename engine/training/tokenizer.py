@@ -13,7 +13,11 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 def train_tokenizer(
     captions: Iterable[str], vocabulary: int, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """WordPiece over lower-cased, accent-stripped words, as BERT's; `vocabulary` pieces at most."""
+    """WordPiece over lower-cased, accent-stripped words, as BERT's; `vocabulary` pieces at most.
+
+    The library breaks ties between equally frequent pieces by hash order, so two calls may number, or even choose,
+    a few pieces differently: the one thing in a training run that its seed does not fix.
+    """
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

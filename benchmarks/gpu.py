@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +303,7 @@ def precompile(todo: list[Shape], capability: tuple[int, int], workers: int) -> 
     for shape in todo:
         case = audit.Case(shape.op, shape.batch, shape.count, shape.d, shape.k)
         found.update(dict.fromkeys(audit.case_launches(case, capability, torch.float16)))
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # CUDA survives no fork
         list(pool.map(_compile, [(launch, capability) for launch in found]))
     return len(found)
 
@@ -377,6 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of the JSON")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes: figures mean nothing")
+    parser.add_argument("--start", type=int, default=0, help="first shape, to go on where it ended")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds in all")
     options = parser.parse_args(arguments)
     until = time.monotonic() + options.limit
@@ -387,7 +389,7 @@ def main(arguments: list[str] | None = None) -> int:
     if reasons or (not cuda and not options.dry_run):
         print("no CUDA device: nothing measured.", *reasons, sep="\n  ", file=sys.stderr)
         return 2
-    todo = shapes(options.dry_run)
+    todo = shapes(options.dry_run)[options.start :]
     if cuda:
         begun = time.monotonic()
         count = precompile(todo, torch.cuda.get_device_capability(), workers=12)

@@ -5,7 +5,9 @@ Sizes past 2^31 entries, capture in a CUDA graph, other streams, threads, pinned
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 import kernels
 from kernels import _triton, coarse_topk, rerank_topk
 from kernels.topk import TopK
+from tests.kernels import oracle
 from tests.kernels import test_contract_coarse as coarse_contract
 from tests.kernels import test_contract_rerank as rerank_contract
 
@@ -24,27 +27,61 @@ pytestmark = [
 
 
 def contracts() -> list[object]:
-    """Every contract test, to be run with backend="triton" on CUDA tensors."""
-    return [
-        pytest.param(getattr(module, name), id=f"{module.__name__.rsplit('_', 1)[1]}-{name}")
-        for module in (coarse_contract, rerank_contract)
-        for name in dir(module)
-        if name.startswith("test_") and _takes_only_backend(getattr(module, name))
-    ]
+    """The contract's tests, to be run with backend="triton" on CUDA tensors, by dtype where they
+    have one. Not those that draw hundreds of cases: nearly each would compile its own kernels;
+    `test_a_drawn_case` takes their place."""
+    found = []
+    for module in (coarse_contract, rerank_contract):
+        for name, test in vars(module).items():
+            if not name.startswith("test_") or test in (
+                coarse_contract.test_any_case_has_the_oracles_rows_and_bits,
+                coarse_contract.test_scores_are_those_of_float64,
+                rerank_contract.test_any_case_has_the_oracles_rows_and_bits,
+            ):
+                continue
+            taken = test.__code__.co_varnames[1 : test.__code__.co_argcount]
+            label = f"{module.__name__.rsplit('_', 1)[1]}-{name}"
+            if taken == ():
+                found.append(pytest.param(test, (), id=label))
+            elif taken == ("dtype",):
+                found += [
+                    pytest.param(test, (dtype,), id=f"{label}-{dtype}")
+                    for dtype in sorted(oracle.DTYPES)
+                ]
+    return found
 
 
-def _takes_only_backend(test: object) -> bool:
-    return test.__code__.co_argcount == 1
+@pytest.mark.parametrize(("test", "taken"), contracts())
+def test_the_contract(test: Callable[..., None], taken: tuple[str, ...]) -> None:
+    test("triton", *taken)
 
 
-@pytest.mark.parametrize("test", contracts())
-def test_the_contract(test: object) -> None:
-    test("triton")
-
-
-@pytest.mark.parametrize("dtype", sorted(coarse_contract.DTYPES))
-def test_one_query_alone_and_among_257(dtype: str) -> None:
-    coarse_contract.test_one_query_is_the_same_bits_alone_and_among_257("triton", dtype)
+@pytest.mark.parametrize("seed", range(40))
+def test_a_drawn_case(seed: int) -> None:
+    """As the contract's drawn cases, larger, from few widths and k."""
+    draw = random.Random(seed)
+    case = oracle.Case(
+        dtype=sorted(oracle.DTYPES)[seed % 5],
+        batch=draw.choice([1, 7, 16, 17, 100, 129, 300]),
+        items=draw.choice([1, 129, 1000, 4099, 20_011]),
+        width=draw.choice([8, 33, 64, 100, 256]),
+        k=draw.choice([1, 10, 128, 1000]),
+        values=draw.choice(["integers", "floats", "spread"]),
+        ties=draw.choice([0.0, 0.3, 0.9]),
+        mask=draw.choice(["none", "none", "row", "query", "few", "nothing"]),
+        strides=draw.choice(["plain", "plain", "columns", "steps", "shifted"]),
+        candidates=draw.choice([1, 129, 1000]),
+        seed=seed,
+    )
+    queries, items, mask = case.tensors()
+    for op in ("coarse", "rerank"):
+        found, expected = (
+            coarse_topk(queries, items, case.k, mask=mask, backend=backend)
+            if op == "coarse"
+            else rerank_topk(queries, items, case.rows(), case.k, backend=backend)
+            for backend in ("triton", "torch")
+        )
+        assert same(found, expected), (op, case)
 
 
 def units(count: int, d: int, dtype: torch.dtype, seed: int) -> Tensor:

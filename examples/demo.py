@@ -23,20 +23,20 @@ PICTURES, CHECKPOINT = HERE / "pictures", HERE / "checkpoint"
 K = 6
 
 SENTENCES = (
-    "a red car",
-    "a dog",
-    "someone riding a bicycle",
     "a slice of pizza",
+    "someone riding a bicycle",
     "heavy rain and lightning",
-    "a musical instrument with strings",
     "a house with a garden",
     "birthday cake with candles",
-    "something to cut paper with",
-    "a crying face",
+    "a dog",
+    "a castle",
+    "scissors to cut paper",
+    "a soccer ball",
     "a sailing boat on the sea",
-    "money",
+    "a police officer",
+    "an old telephone",
 )
-PICTURE_QUERIES = ("noto/1f98b.webp", "noto/1f3b8.webp", "noto/1f34e.webp")
+PICTURE_QUERIES = ("noto/1f3b8.webp", "noto/1f680.webp", "noto/1f951.webp")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.dataset import Example
+from engine.encoders.torch_encoder import image_tower_features
 from engine.images import read_image
 from engine.model import HiVLPModel, HiVLPProcessor
 from engine.progress import progress
@@ -59,7 +60,7 @@ def tower_features(
         for start in range(0, len(examples), BATCH):
             images = [read_image(example.image) for example in examples[start : start + BATCH]]
             batch = [view(image, number, chance) for image in images for number in range(views)]
-            features = model.image_tower(processor.pixels(batch).to(model.device))
+            features = image_tower_features(model, processor.pixels(batch))
             rows.append(features.half().cpu().reshape(len(images), views, -1))
             advance(len(images))
     return torch.cat(rows)

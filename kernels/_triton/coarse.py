@@ -31,6 +31,7 @@ from kernels.topk import TopK
 __all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
 
 RESCORE_ROWS = 128  # rows that one program of `rescore` takes
+MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 128 and spills a few instead
 SELECT_BLOCK = 2048  # maxima that a program of `select_groups` reads at a time
 
 
@@ -171,7 +172,7 @@ def _search_part(
             batch, count, d, sizes.n_spans, launch.tiles, *strides,
             PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, MASK=mode,
             FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype), STAGES=launch.stages,
-            num_warps=launch.warps, enable_fp_fusion=True,
+            num_warps=launch.warps, maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
         select_groups[(batch,)](
             queries, at["group_max"], at["span_max"], at["peaks"], at["reaches"], at["lows"],
@@ -184,7 +185,7 @@ def _search_part(
         rescore[(-(-sizes.cap * launch.tiles // rows), batch)](
             queries, items, flags, at["lows"], at["groups"], at["group_count"],
             at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-            ROWS=rows, num_warps=4, **exact,
+            ROWS=rows, num_warps=4 if exact["PAD"] < 128 else 8, maxnreg=MAX_REGISTERS, **exact,
         )  # fmt: skip
         finish[(batch,)](
             at["hits"], at["hit_count"], at["group_count"], out.scores, out.rows,
@@ -195,7 +196,8 @@ def _search_part(
         queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
         at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
         count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8, **exact,
+        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8,
+        maxnreg=MAX_REGISTERS, **exact,
     )  # fmt: skip
 
 

@@ -123,4 +123,5 @@ def rerank_launch(
         return RerankLaunch(16, batch >= 4, 4)
     # One program per query fills the device only when there are queries enough.
     fused = batch >= 256 or candidates <= rows
-    return RerankLaunch(rows, fused and candidates <= MAX_K, 4 if pad <= 1024 else 8)
+    fused = fused and candidates <= MAX_K
+    return RerankLaunch(rows, fused, 8 if fused or pad > 1024 else 4)

@@ -4,6 +4,7 @@ An index is never changed: `append` and `without` return a new one, so a search 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -320,8 +321,7 @@ def _packed_ids(ids: Sequence[Id] | Array, count: int) -> NDArray[np.int64] | St
             remedy="Convert them to one kind.",
         )
     if len(set(values)) != len(values):
-        seen: set[Id] = set()
-        twice = next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]
+        twice = Counter(values).most_common(1)[0][0]
         raise InvalidArgument(
             "ids",
             expected="different ids",

@@ -1,11 +1,18 @@
 """What several test files share: the bundled examples, and a small checkpoint that may be damaged."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+# With no GPU the Triton kernels are interpreted. Triton reads this when it is first imported, and
+# transformers, which some tests import, imports it: so it is set before any test file is read.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "examples" / "pictures"

@@ -1,15 +1,11 @@
-"""With no GPU the Triton kernels are interpreted; Triton reads this before they are defined."""
+"""One thread for the kernels' tests."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

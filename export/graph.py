@@ -1,0 +1,172 @@
+"""A tower as an ONNX file: exported, checked, and found to hold at more than one batch size."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.encoders.manifest import BATCH, TOKENS, Graph, TensorSpec
+from export.errors import ExportError
+from export.tower import ExportedTower
+
+Array = NDArray[Any]
+
+OPSET = 22  # the first in which convolutions may be bfloat16
+OUTPUTS = ("coarse", "fine")
+ONE_FILE = 2_000_000_000  # protobuf holds 2 GiB: larger weights go to a file beside the graph
+# How far coordinates of unit vectors may lie apart between torch and ONNX Runtime, which sum in other orders.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def export_graph(
+    tower: ExportedTower, inputs: Mapping[str, torch.Tensor], file: Path, *, dynamic_tokens: bool
+) -> Graph:
+    """Write `tower` as ONNX, its batch dynamic, and its sentence length too where asked.
+
+    inputs: an example of each, of batch 2 or more; int32 ids. Raises ExportError where torch cannot trace the tower.
+    """
+    import onnx
+
+    varying = {0: BATCH, 1: TOKENS} if dynamic_tokens else {0: BATCH}
+    axes = dict.fromkeys(varying, torch.export.Dim.DYNAMIC)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                tower,
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=list(OUTPUTS),
+                dynamic_shapes=tuple(axes for _ in inputs),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"{file.name}: a tower that torch.onnx can trace expected, got: {_reason(error)}"
+            ) from error
+        assert program is not None
+        graph = program.model.graph
+        for tensor in (*graph.inputs, *graph.outputs):
+            for axis, name in varying.items():  # the exporter's own names, s99, say nothing
+                if not isinstance(tensor.shape[axis], int):
+                    tensor.shape[axis] = name
+        apart = sum(weight.const_value.nbytes for weight in graph.initializers.values()) > ONE_FILE
+        program.save(file, external_data=apart)
+        onnx.checker.check_model(file, full_check=True)
+    return Graph(
+        file.name,
+        f"{file.name}.data" if apart else None,
+        {tensor.name: _spec(tensor) for tensor in graph.inputs},
+        {tensor.name: _spec(tensor) for tensor in graph.outputs},
+    )
+
+
+def open_graph(file: Path) -> Any:
+    """An ONNX Runtime session on the CPU, which has few kernels for bfloat16: such a graph is opened widened."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    model: Any = file
+    stored = onnx.load(file, load_external_data=False)
+    if any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in stored.graph.initializer):
+        model = widened(onnx.load(file)).SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(session: Any, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Coarse float32 `[B, d]` and fine `[B, D]`."""
+    coarse, fine = session.run(list(OUTPUTS), dict(batch))
+    return coarse, fine
+
+
+def widened(model: Any) -> Any:
+    """A bfloat16 graph with its weights as they are, but in float32, and computing in float32 (an onnx ModelProto)."""
+    from onnx import TensorProto, numpy_helper
+
+    low, wide = TensorProto.BFLOAT16, TensorProto.FLOAT
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    constants = [a.t for a in attributes if a.HasField("t")]
+    for tensor in (*model.graph.initializer, *constants):
+        if tensor.data_type == low:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for attribute in attributes:
+        if attribute.name in ("to", "dtype") and attribute.i == low:
+            attribute.i = wide
+    for value in model.graph.value_info:
+        if value.type.tensor_type.elem_type == low:
+            value.type.tensor_type.elem_type = wide
+    return model
+
+
+def check_batches(
+    tower: ExportedTower, file: Path, inputs: Mapping[str, torch.Tensor], sizes: Sequence[int]
+) -> None:
+    """The graph gives torch's vectors at every one of `sizes`; ExportError where a size was frozen into it, or a value.
+
+    inputs: a few of each; torch computes them once, and a batch of `size` repeats them.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state as refusals
+
+    with torch.inference_mode():
+        expected = [vectors.numpy() for vectors in tower(*inputs.values())]
+    few = len(expected[0])
+    session = open_graph(file)
+    for size in sizes:
+        rows = np.arange(size) % few
+        batch = {name: tensor.numpy()[rows] for name, tensor in inputs.items()}
+        try:
+            found = run_graph(session, batch)
+        except (refusals.InvalidArgument, refusals.RuntimeException, refusals.Fail) as error:
+            raise ExportError(
+                f"{file.name}: a graph that takes a batch of {size} expected; ONNX Runtime: {_reason(error)}"
+            ) from None
+        for name, ours, theirs in zip(OUTPUTS, expected, found, strict=True):
+            apart = (
+                np.abs(ours[rows] - theirs).max() if theirs.shape == ours[rows].shape else np.inf
+            )
+            if not apart <= TOLERANCE[tower.dtype]:
+                raise ExportError(
+                    f"{file.name}: torch's {name} {ours[rows].shape} expected at a batch of {size}, "
+                    f"got {theirs.shape} from ONNX Runtime, {apart:.2g} apart."
+                )
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    axes = (axis if isinstance(axis, int) else str(axis.value) for axis in tensor.shape)
+    return TensorSpec(str(tensor.dtype.numpy()), tuple(axes))
+
+
+def _reason(error: BaseException) -> str:
+    """The last cause's first line: torch's exporter wraps the reason in pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither torch's remarks on packages that are not there, nor its warnings about itself."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

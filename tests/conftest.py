@@ -24,7 +24,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of our format with other dims than the example's and random weights."""
     from transformers import set_seed
 
-    from engine.model import HiVLPModel, HiVLPProcessor
+    from engine.checkpoints import Processor
+    from engine.model import HiVLPModel
     from engine.training.run import Settings, _config, _image_processor, save_checkpoint
     from engine.training.tokenizer import train_tokenizer
 
@@ -36,7 +37,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("checkpoints") / "untrained"
     save_checkpoint(
         HiVLPModel(_config(settings, len(tokenizer))),
-        HiVLPProcessor(_image_processor(), tokenizer),
+        Processor(_image_processor(), tokenizer, padding="longest", max_tokens=settings.max_length),
         place,
     )
     return place

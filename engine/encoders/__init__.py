@@ -24,9 +24,12 @@ class Encoder(Protocol):
     reference: the checkpoint behind it; indexes remember it and refuse another.
     """
 
-    coarse_dim: int | None
-    fine_dim: int
-    reference: CheckpointReference
+    @property
+    def coarse_dim(self) -> int | None: ...
+    @property
+    def fine_dim(self) -> int: ...
+    @property
+    def reference(self) -> CheckpointReference: ...
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         """Sentences to coarse float32 `[B, d]` and fine float32 `[B, D]`, unit rows, on the CPU."""
@@ -64,10 +67,11 @@ def encode_all(
 def open_encoder(checkpoint: str | Path, *, device: str = "auto") -> Encoder:
     """The encoder of a checkpoint directory, run by PyTorch on `device` ("auto": CUDA where there is one)."""
     try:
-        from engine.encoders.torch_encoder import TorchEncoder
+        from engine.checkpoints import open_checkpoint
+        from engine.encoders.torch_encoder import torch_encoder
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in ("transformers", "PIL"):
             raise
         raise MissingPackage.of(package, "models", "Encoding text and images") from None
-    return TorchEncoder(Path(checkpoint), device=device)
+    return torch_encoder(open_checkpoint(checkpoint), device=device, why="a checkpoint directory")

@@ -78,12 +78,11 @@ class HiVLPModel(PreTrainedModel):
         self.post_init()
 
     def text_tower_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean of the token states that `attention_mask` keeps: `[B, T]` ids to `[B, hidden]`."""
+        """`[B, T]` ids to the mean `[B, hidden]` of the token states that `attention_mask` keeps."""
         states = self.text_tower(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
-        kept = attention_mask.unsqueeze(-1).to(states.dtype)
-        return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1)
+        return mean_of_kept(states, attention_mask)
 
     def get_image_features(self, pixel_values: Tensor) -> HiVLPFeatures:
         """Pictures `[B, 3, H, W]`, preprocessed by the checkpoint's image processor."""
@@ -111,6 +110,12 @@ class HiVLPModel(PreTrainedModel):
         image = self.image_heads(image_features)
         text = self.get_text_features(input_ids, attention_mask)
         return HiVLPOutput(image=image, text=text)
+
+
+def mean_of_kept(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Token states `[B, T, hidden]` to their mean `[B, hidden]` over the tokens whose mask is 1."""
+    kept = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1)
 
 
 def _without_pooler(config: HiVLPConfig) -> dict[str, bool]:

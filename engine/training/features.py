@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.checkpoints import Processor
 from engine.dataset import Example
-from engine.encoders.torch_encoder import image_tower_features
+from engine.encoders.torch_encoder import CPU_IMAGES
 from engine.images import read_image
-from engine.model import HiVLPModel, HiVLPProcessor
+from engine.model import HiVLPModel
 from engine.progress import progress
 
 BATCH = 32
@@ -48,7 +49,7 @@ def features_key(examples: Sequence[Example], image_weights: Path, views: int, s
 @torch.inference_mode()
 def tower_features(
     model: HiVLPModel,
-    processor: HiVLPProcessor,
+    processor: Processor,
     examples: Sequence[Example],
     views: int,
     seed: int,
@@ -64,6 +65,12 @@ def tower_features(
             rows.append(features.half().cpu().reshape(len(images), views, -1))
             advance(len(images))
     return torch.cat(rows)
+
+
+def image_tower_features(model: HiVLPModel, pixels: Tensor) -> Tensor:
+    """Pixel values `[B, 3, H, W]` to the image tower's features `[B, F]`, on the model's device."""
+    at_a_time = CPU_IMAGES if model.device.type == "cpu" else len(pixels)
+    return torch.cat([model.image_tower(part.to(model.device)) for part in pixels.split(at_a_time)])
 
 
 def view(image: Image.Image, number: int, chance: random.Random) -> Image.Image:

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BertConfig, ViTImageProcessorPil, set_seed
 
+from engine.checkpoints import Processor
 from engine.dataset import Example
 from engine.errors import CheckpointError, DatasetError
-from engine.model import HiVLPConfig, HiVLPModel, HiVLPProcessor
+from engine.model import HiVLPConfig, HiVLPModel
 from engine.training.features import cached_features, features_key, tower_features
 from engine.training.tokenizer import train_tokenizer
 from engine.training.trainer import Concepts, HierarchicalTrainer, arguments
@@ -72,7 +73,9 @@ def train(
     set_seed(settings.seed)
     captions = [caption for example in examples for caption in example.captions]
     tokenizer = train_tokenizer(captions, settings.vocabulary, settings.max_length)
-    processor = HiVLPProcessor(_image_processor(), tokenizer)
+    processor = Processor(
+        _image_processor(), tokenizer, padding="longest", max_tokens=settings.max_length
+    )
     model = HiVLPModel(_config(settings, len(tokenizer)))
     _load_image_tower(model, image_weights)
     features = cached_features(
@@ -108,7 +111,7 @@ def train(
     }
 
 
-def save_checkpoint(model: HiVLPModel, processor: HiVLPProcessor, output: Path) -> None:
+def save_checkpoint(model: HiVLPModel, processor: Processor, output: Path) -> None:
     """Write the checkpoint, its weights in float16, beside its place; then move it there."""
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
+from engine.checkpoints import Processor
 from engine.dataset import Example
-from engine.model import HiVLPModel, HiVLPProcessor
+from engine.model import HiVLPModel
 from engine.training.loss import hierarchical_loss
 from engine.training.phrasing import phrase
 
@@ -53,7 +54,7 @@ class HierarchicalTrainer(Trainer):
         args: TrainingArguments,
         *,
         train_dataset: Concepts,
-        processor: HiVLPProcessor,
+        processor: Processor,
     ) -> None:
         self._processor = processor
         super().__init__(model, args, train_dataset=train_dataset, data_collator=self._collate)

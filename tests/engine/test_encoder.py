@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import engine
+from engine.checkpoints import open_processor
 from tests.conftest import CHECKPOINT, PICTURES
 
 SENTENCES = ["a red car", "a dog", "the quick brown fox jumps over the lazy dog, twice"]
@@ -67,8 +68,8 @@ def test_auto_classes_load_our_checkpoints() -> None:
     assert isinstance(AutoModel.from_pretrained(CHECKPOINT), HiVLPModel)
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     assert isinstance(processor, HiVLPProcessor)
-    ours = HiVLPProcessor.of_directory(CHECKPOINT)
-    assert torch.equal(processor.pixels(images()), ours.pixels(images()))
+    pixels = processor(images=images(), return_tensors="pt")["pixel_values"]
+    assert torch.equal(pixels, open_processor(CHECKPOINT).pixels(images()))
 
 
 def test_preprocessing_follows_the_checkpoints_file(damaged: Callable[..., Path]) -> None:
@@ -81,11 +82,7 @@ def test_preprocessing_follows_the_checkpoints_file(damaged: Callable[..., Path]
         "image_std": [1.0] * 3,
     }
     file.write_text(json.dumps(settings))
-    from engine.model import HiVLPProcessor
-
-    pixels = HiVLPProcessor.of_directory(checkpoint).pixels(
-        [Image.new("RGB", (9, 9), (255, 0, 51))]
-    )
+    pixels = open_processor(checkpoint).pixels([Image.new("RGB", (9, 9), (255, 0, 51))])
     assert pixels.shape == (1, 3, 96, 64)
     torch.testing.assert_close(pixels[0, :, 5, 5], torch.tensor([1.0, 0.0, 0.2]))
 
@@ -143,7 +140,7 @@ def test_a_missing_file_is_named(damaged: Callable[..., Path], name: str) -> Non
         ({"coarse_dim": 99}, "0 < coarse_dim <= fine_dim expected; got coarse_dim=99"),
         ({"image_tower": "resnet"}, "image_tower must be 'efficientnet-lite0'"),
         ({"text_pooling": "max"}, "text_pooling must be 'mean'"),
-        ({"model_type": "clip"}, "model_type 'hivlp' expected, got 'clip'"),
+        ({"model_type": "bert"}, "model_type 'hivlp', 'clip' or 'siglip' expected, got 'bert'"),
     ],
 )
 def test_a_config_that_does_not_fit_the_weights(

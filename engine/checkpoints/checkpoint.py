@@ -1,0 +1,76 @@
+"""`open_checkpoint`: a checkpoint of any kind as the same few things; nothing else asks which kind it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import CLIPModel, SiglipModel
+
+from engine.checkpoints.files import Kind, check_files, checksum, kind_of, locate
+from engine.checkpoints.loading import load_model
+from engine.checkpoints.open_clip import load_open_clip
+from engine.checkpoints.processor import Processor, open_processor
+from engine.checkpoints.towers import ClipText, HiVLPImage, HiVLPText, PooledImage, SiglipText
+from engine.index import CheckpointReference
+from engine.model import HiVLPModel
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Both towers in float32 on the CPU, ready for inference, and what feeds them.
+
+    kind: "hivlp", "clip", "siglip" (also SigLIP 2 of a fixed resolution, which is the same model) or "open_clip".
+    directory: where its files are.
+    image, text: the towers, as `engine.checkpoints.towers` describes them.
+    processor: texts and images to their inputs.
+    coarse_dim: length of the coarse vectors, None where the checkpoint has no coarse head. fine_dim: of the fine.
+    reference: what an index remembers: the path or hub id as it was given, and the hash over the deciding files.
+    """
+
+    kind: Kind
+    directory: Path
+    image: nn.Module
+    text: nn.Module
+    processor: Processor
+    coarse_dim: int | None
+    fine_dim: int
+    reference: CheckpointReference
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a checkpoint directory, or a repository on the Hugging Face hub by its id "owner/name".
+
+    Weights are read from safetensors only. Raises CheckpointError naming the file, what was expected and what came.
+    """
+    directory = locate(path)
+    kind = kind_of(directory)
+    check_files(directory, kind)
+    image, text, coarse_dim, fine_dim = _towers(directory, kind)
+    return Checkpoint(
+        kind,
+        directory,
+        image,
+        text,
+        open_processor(directory),
+        coarse_dim,
+        fine_dim,
+        CheckpointReference(str(path), checksum(directory)),
+    )
+
+
+def _towers(directory: Path, kind: Kind) -> tuple[nn.Module, nn.Module, int | None, int]:
+    """The image and the text tower, the coarse and the fine dim."""
+    if kind == "hivlp":
+        ours = load_model(HiVLPModel, directory)
+        return HiVLPImage(ours), HiVLPText(ours), ours.config.coarse_dim, ours.config.fine_dim
+    if kind == "siglip":
+        siglip = load_model(SiglipModel, directory)
+        image, text = PooledImage(siglip.vision_model), SiglipText(siglip.text_model)
+        return image, text, None, siglip.text_model.head.out_features
+    clip = load_model(CLIPModel, directory) if kind == "clip" else load_open_clip(directory)
+    return (
+        PooledImage(clip.vision_model, clip.visual_projection),
+        ClipText(clip.text_model, clip.text_projection),
+        None,
+        clip.visual_projection.out_features,
+    )

@@ -1,0 +1,157 @@
+"""The files of a checkpoint directory: where it is, which kind it is, whether they are there, and their hash."""
+
+import json
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.errors import CheckpointError
+
+Kind = Literal["hivlp", "clip", "siglip", "open_clip"]
+
+CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+# Where image size, mean, std and interpolation stand; a whole processor, saved by transformers 5, has the second.
+PREPROCESSOR, WHOLE_PROCESSOR = "preprocessor_config.json", "processor_config.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+OLDER_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
+TOKENIZER_EXTRAS = ("added_tokens.json", "special_tokens_map.json")
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def locate(checkpoint: str | Path) -> Path:
+    """The directory of a checkpoint: itself, or for "owner/name" the Hugging Face hub's, fetched if need be.
+
+    Of a repository on the hub only safetensors, JSON and tokenizer files are fetched, never a pickle.
+    """
+    directory = Path(checkpoint)
+    if directory.is_dir():
+        return directory
+    if not directory.exists() and HUB_ID.fullmatch(str(checkpoint)):
+        return _from_hub(str(checkpoint))
+    raise CheckpointError(
+        f"{directory}: a checkpoint directory expected, got "
+        f"{'a file' if directory.exists() else 'nothing'}. Give the path of one."
+    )
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        fetched = snapshot_download(
+            repository, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{repository}: a checkpoint directory, or a repository on the Hugging Face hub that can be reached, "
+            f"expected; there is no such directory, and the hub answered: {reason}. "
+            "Give a directory, or fetch the repository where there is a network."
+        ) from None
+    return Path(fetched)
+
+
+def kind_of(directory: Path) -> Kind:
+    """Which kind of checkpoint a directory holds, by its configuration; CheckpointError where it is none."""
+    if not (directory / CONFIG).is_file():
+        if (directory / OPEN_CLIP_CONFIG).is_file():
+            return "open_clip"
+        raise CheckpointError(
+            f"{directory}: a checkpoint expected, missing {CONFIG} (or {OPEN_CLIP_CONFIG}). "
+            "Save the model with save_pretrained, or give another directory."
+        )
+    model_type = read_json(directory / CONFIG).get("model_type")
+    for kind in ("hivlp", "clip", "siglip"):
+        if model_type == kind:
+            return kind
+    if model_type == "siglip2":
+        raise CheckpointError(
+            f"{directory / CONFIG}: SigLIP 2 of a fixed resolution expected, got its NaFlex variant "
+            "(model_type 'siglip2'), whose image tower takes patches of varying number instead of pictures. "
+            "Take a fixed-resolution checkpoint, whose model_type is 'siglip'."
+        )
+    raise CheckpointError(
+        f"{directory / CONFIG}: model_type 'hivlp', 'clip' or 'siglip' expected, got {model_type!r}. "
+        "Give engine.Retriever the embeddings of other models."
+    )
+
+
+def check_files(directory: Path, kind: Kind) -> None:
+    """Every file that a checkpoint of this kind needs is there, and every JSON file can be read."""
+    config, weights = (CONFIG, (WEIGHTS, WEIGHTS_INDEX))
+    if kind == "open_clip":
+        config, weights = (OPEN_CLIP_CONFIG, (OPEN_CLIP_WEIGHTS, WEIGHTS))
+    needed = [(config,), weights, *processor_needs(kind)]
+    missing = [names[0] for names in needed if not any((directory / n).is_file() for n in names)]
+    if not missing:
+        for name in deciding_files(directory):
+            if name.endswith(".json"):
+                read_json(directory / name)
+        return
+    remedy = "Save the checkpoint again with model.save_pretrained and processor.save_pretrained."
+    if weights[0] in missing and (pickles := _pickles(directory)):
+        remedy = (
+            f"Found {pickles[0].name}, a pickle, which is read only on request: "
+            f"python -m engine convert {pickles[0]} {directory / weights[0]}"
+        )
+    raise CheckpointError(
+        f"{directory}: {', '.join(names[0] for names in needed)} expected, missing {', '.join(missing)}. {remedy}"
+    )
+
+
+def processor_needs(kind: Kind) -> list[tuple[str, ...]]:
+    """What preprocessing needs: of each tuple, one file."""
+    tokenizer = [(TOKENIZER, *OLDER_TOKENIZERS), (TOKENIZER_CONFIG,)]
+    if kind == "open_clip":  # has its own way of saying how pictures are prepared
+        return [(PREPROCESSOR, WHOLE_PROCESSOR, OPEN_CLIP_CONFIG), *tokenizer]
+    return [(PREPROCESSOR, WHOLE_PROCESSOR), *tokenizer]
+
+
+def processor_files(directory: Path) -> tuple[str, ...]:
+    """The names of the files that preprocessing needs, sorted: an export holds copies of them."""
+    names = [PREPROCESSOR, WHOLE_PROCESSOR, TOKENIZER, TOKENIZER_CONFIG]
+    names += [*OLDER_TOKENIZERS, *TOKENIZER_EXTRAS, CONFIG, OPEN_CLIP_CONFIG]
+    return tuple(sorted(name for name in names if (directory / name).is_file()))
+
+
+def deciding_files(directory: Path) -> tuple[str, ...]:
+    """The names of all files on which a vector depends, sorted."""
+    weights = [WEIGHTS, WEIGHTS_INDEX, OPEN_CLIP_WEIGHTS]
+    shards: list[str] = []
+    if not (directory / WEIGHTS).is_file() and (directory / WEIGHTS_INDEX).is_file():
+        shards = sorted(set(read_json(directory / WEIGHTS_INDEX).get("weight_map", {}).values()))
+    present = {name for name in (*weights, *shards) if (directory / name).is_file()}
+    return tuple(sorted(present | set(processor_files(directory))))
+
+
+def checksum(directory: Path) -> str:
+    """SHA-256 over the files that decide a vector, each name followed by its bytes."""
+    digest = sha256()
+    for name in deciding_files(directory):
+        digest.update(name.encode())
+        with (directory / name).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; CheckpointError where it holds none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: a JSON file expected, got {error}. Restore it.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{file}: a JSON object expected, got a {type(found).__name__}. Restore it."
+        )
+    return found
+
+
+def _pickles(directory: Path) -> list[Path]:
+    return sorted(file for suffix in ("bin", "pt", "pth") for file in directory.glob(f"*.{suffix}"))

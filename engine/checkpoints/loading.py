@@ -1,0 +1,107 @@
+"""Weights into a `transformers` model: every one from the file, of the shape that the configuration says."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from engine.checkpoints.files import WEIGHTS
+from engine.errors import CheckpointError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def load_model(model_class: type[Model], directory: Path) -> Model:
+    """The model of a directory in float32 and ready for inference; safetensors only."""
+    try:
+        with _quiet_transformers():
+            loaded: Any = model_class.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below with the names, not by a traceback
+            )
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{directory}: a readable checkpoint expected, got: {error}"
+        ) from None
+    model, report = loaded
+    assert isinstance(model, model_class)
+    refuse_differences(
+        directory / WEIGHTS,
+        **{name: report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")},
+    )
+    return _ready(model)
+
+
+def load_weights(model: Model, weights: Mapping[str, Tensor], file: Path) -> Model:
+    """The same for weights that were read from `file` and renamed to the model's own keys."""
+    wanted = model.state_dict()
+    refuse_differences(
+        file,
+        missing_keys=wanted.keys() - weights.keys(),
+        unexpected_keys=weights.keys() - wanted.keys(),
+        mismatched_keys=[
+            (key, list(weights[key].shape), list(wanted[key].shape))
+            for key in wanted.keys() & weights.keys()
+            if weights[key].shape != wanted[key].shape
+        ],
+    )
+    model.load_state_dict(weights)
+    return _ready(model)
+
+
+def _ready(model: Model) -> Model:
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file; CheckpointError where it is none."""
+    try:
+        return load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: readable safetensors expected, got: {error}") from None
+
+
+def refuse_differences(file: Path, **differences: Any) -> None:
+    """CheckpointError where weights are missing, unexpected or of another shape, naming the first three of each.
+
+    `mismatched_keys` are (key, shape in the file, shape by the configuration).
+    """
+    found = "; ".join(
+        f"{name.replace('_', ' ')}: {sorted(map(str, keys))[:3]}"
+        for name, keys in differences.items()
+        if keys
+    )
+    if found:
+        raise CheckpointError(
+            f"{file}: the weights that the configuration describes expected, got {found}. "
+            "The two files belong to different models: save the checkpoint again."
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No loading bar, no table of keys: what is wrong is in our error."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,153 @@
+"""`Processor`: sentences and pictures to what the towers take, by the settings in a checkpoint's own files."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints.files import (
+    CONFIG,
+    OPEN_CLIP_CONFIG,
+    PREPROCESSOR,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    WHOLE_PROCESSOR,
+    kind_of,
+    processor_files,
+    read_json,
+)
+from engine.encoders.manifest import Padding
+from engine.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Processor:
+    """A tokenizer with its padding rule, and an image processor; safe to use from many threads.
+
+    padding: "longest" (to the longest sentence of the batch) or "max_length" (always to `max_tokens`: SigLIP was
+        trained so, attending to its padding, and any other padding ruins its vectors without a word).
+    max_tokens: what longer sentences are cut to.
+    files: the names of the files it was opened from.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        *,
+        padding: Padding,
+        max_tokens: int,
+        files: tuple[str, ...] = (),
+    ) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.padding, self.max_tokens, self.files = padding, max_tokens, files
+        self._lock = threading.Lock()  # a fast tokenizer keeps padding and truncation as state
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` (1 = a token, 0 = padding), int64 `[B, T]`."""
+        with self._lock:
+            encoded = self.tokenizer(
+                list(texts),
+                padding="max_length" if self.padding == "max_length" else True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def pixels(self, images: Sequence["Image"]) -> Tensor:
+        """RGB images to pixel values float32 `[B, 3, H, W]`, channels last in memory."""
+        pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        # A third faster in the convolutions of a CPU.
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def open_processor(directory: Path) -> Processor:
+    """The processor of a checkpoint or of an export, without its weights."""
+    kind = kind_of(directory)
+    longest = _positions(directory)
+    tokenizer = _tokenizer(directory)
+    return Processor(
+        _image_processor(directory),
+        tokenizer,
+        padding="max_length" if kind == "siglip" else "longest",
+        # What the positions can hold; a tokenizer without a limit says 10^30.
+        max_tokens=min(longest, tokenizer.model_max_length),
+        files=processor_files(directory),
+    )
+
+
+def _positions(directory: Path) -> int:
+    """How many tokens the text tower has positions for."""
+    if (directory / CONFIG).is_file():
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(directory, local_files_only=True)
+            return int(config.text_config.max_position_embeddings)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"{directory / CONFIG}: the configuration of a text and an image tower expected, got: {error}"
+            ) from None
+    model = read_json(directory / OPEN_CLIP_CONFIG).get("model_cfg", {})
+    return int(model.get("text_cfg", {}).get("context_length", 77))
+
+
+def _tokenizer(directory: Path) -> Any:
+    """The tokenizer that `tokenizer.json` describes, to the letter.
+
+    transformers' own classes of CLIP, Gemma and SigLIP would build it anew by their own rules, which have changed
+    between releases (padding side and lower case among them). One of these is kept: SigLIP 2's lower case.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    settings = read_json(directory / TOKENIZER_CONFIG)
+    try:
+        if (directory / TOKENIZER).is_file():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+            if settings.get("tokenizer_class", "").startswith("Siglip2Tokenizer"):
+                _lower_case(tokenizer.backend_tokenizer)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise CheckpointError(
+            f"{directory}: a readable {TOKENIZER} expected, got: {error}. "
+            "Save the tokenizer again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
+        ) from None
+    if tokenizer.pad_token is None:
+        raise CheckpointError(
+            f"{directory / TOKENIZER_CONFIG}: a pad_token expected, got none. Name the one of the training."
+        )
+    return tokenizer
+
+
+def _lower_case(tokenizer: Any) -> None:
+    """Lower case before all else; once more does no harm where the file has it already."""
+    from tokenizers import normalizers
+
+    own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+def _image_processor(directory: Path) -> Any:
+    """Resampling is Pillow's on every machine: torchvision's differs, and with it every vector."""
+    from transformers import AutoImageProcessor
+
+    if not any((directory / name).is_file() for name in (PREPROCESSOR, WHOLE_PROCESSOR)):
+        from engine.checkpoints.open_clip import image_processor
+
+        return image_processor(directory)
+    try:
+        return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{directory / PREPROCESSOR}: the settings of an image processor expected, got: {error}"
+        ) from None

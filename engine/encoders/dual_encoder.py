@@ -1,0 +1,69 @@
+"""`DualEncoder`: a processor and two towers, whatever runs them. The encoders of every runtime are one of these."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from engine.embeddings import Embeddings
+from engine.index import CheckpointReference
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from engine.checkpoints import Processor
+
+Vectors: TypeAlias = tuple[
+    Tensor | None, Tensor
+]  # coarse [B, d] or None, fine [B, D]; float32, on the CPU
+ImageTower: TypeAlias = Callable[[Tensor], Vectors]  # pixel values [B, 3, H, W]
+TextTower: TypeAlias = Callable[[Tensor, Tensor], Vectors]  # token ids and their mask [B, T]
+
+
+@dataclass(frozen=True, eq=False)
+class DualEncoder:
+    """An `engine.Encoder` over two towers; safe to use from many threads, as its towers are.
+
+    runtime: "torch", "onnx" or "tensorrt"; why: the reason for it, in a few words.
+    coarse_dim: None where the checkpoint has no coarse head: the rotation then belongs to the index, and whatever
+        coarse vectors the towers return are left out.
+    """
+
+    image: ImageTower
+    text: TextTower
+    processor: "Processor"
+    coarse_dim: int | None
+    fine_dim: int
+    reference: CheckpointReference
+    runtime: str
+    why: str
+
+    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Sentences to coarse float32 `[B, d]` and fine float32 `[B, D]`, unit rows, on the CPU."""
+        tokens = self.processor.tokens(texts)
+        return self._embeddings(self.text(tokens["input_ids"], tokens["attention_mask"]))
+
+    def encode_images(self, images: Sequence["Image"]) -> Embeddings:
+        """RGB images, the same."""
+        return self._embeddings(self.image(self.processor.pixels(images)))
+
+    def _embeddings(self, vectors: Vectors) -> Embeddings:
+        coarse, fine = vectors
+        return Embeddings(None if self.coarse_dim is None else coarse, fine)
+
+    def __repr__(self) -> str:
+        return (
+            f"DualEncoder({self.reference.path!r}, coarse={self.coarse_dim}, fine={self.fine_dim}, "
+            f"runtime={self.runtime!r}: {self.why})"
+        )
+
+
+def in_parts(
+    tower: Callable[..., Vectors], inputs: tuple[Tensor, ...], at_most: int | None
+) -> Vectors:
+    """What `tower` makes of `inputs`, given to it `at_most` so many rows at a time; None = all at once."""
+    parts = zip(*(tensor.split(at_most or max(len(tensor), 1)) for tensor in inputs), strict=True)
+    coarse, fine = zip(*(tower(*part) for part in parts), strict=True)
+    return None if coarse[0] is None else torch.cat(coarse), torch.cat(fine)

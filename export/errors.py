@@ -5,12 +5,12 @@ EngineError
 └── TensorRTUnavailable (BackendUnavailable)  no TensorRT that can build here; the ONNX is written all the same
 """
 
-from engine.errors import BackendUnavailable, EngineError
+from engine.errors import EngineError
 
 
 class ExportError(EngineError, RuntimeError):
     """A tower that cannot be traced, a graph that does not hold, an engine that cannot be built."""
 
 
-class TensorRTUnavailable(BackendUnavailable):
-    """No TensorRT is installed, or none that can build for the hardware asked for; the message lists every reason."""
+class TensorRTUnavailable(EngineError, RuntimeError):
+    """No TensorRT that can build for the hardware asked for; the message lists every library's reason."""

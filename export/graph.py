@@ -29,7 +29,7 @@ def export_graph(
 ) -> Graph:
     """Write `tower` as ONNX, its batch dynamic, and its sentence length too where asked.
 
-    inputs: an example of each, of batch 2 or more; int32 ids. Raises ExportError where torch cannot trace the tower.
+    inputs: an example of each, of batch 2 or more. Raises ExportError where torch cannot trace the tower.
     """
     import onnx
 
@@ -52,7 +52,7 @@ def export_graph(
                 f"{file.name}: a tower that torch.onnx can trace expected, got: {_reason(error)}"
             ) from error
         assert program is not None
-        graph = program.model.graph
+        graph: Any = program.model.graph
         for tensor in (*graph.inputs, *graph.outputs):
             for axis, name in varying.items():  # the exporter's own names, s99, say nothing
                 if not isinstance(tensor.shape[axis], int):
@@ -89,7 +89,7 @@ def run_graph(session: Any, batch: Mapping[str, Array]) -> tuple[Array, Array]:
 
 
 def widened(model: Any) -> Any:
-    """A bfloat16 graph with its weights as they are, but in float32, and computing in float32 (an onnx ModelProto)."""
+    """A bfloat16 graph (an onnx ModelProto) computing in float32, with the values of its weights as they are."""
     from onnx import TensorProto, numpy_helper
 
     low, wide = TensorProto.BFLOAT16, TensorProto.FLOAT
@@ -112,7 +112,7 @@ def widened(model: Any) -> Any:
 def check_batches(
     tower: ExportedTower, file: Path, inputs: Mapping[str, torch.Tensor], sizes: Sequence[int]
 ) -> None:
-    """The graph gives torch's vectors at every one of `sizes`; ExportError where a size was frozen into it, or a value.
+    """The graph gives torch's vectors at every one of `sizes`; ExportError where a size was frozen into it.
 
     inputs: a few of each; torch computes them once, and a batch of `size` repeats them.
     """

@@ -1,7 +1,7 @@
 """Low precision that lives in the module, and so in any graph traced from it.
 
-TensorRT's networks are strongly typed since version 11: each layer computes in the dtype that the ONNX graph says. So a
-tower is cast here, in PyTorch, before it is traced; parity can then run the very module that was traced.
+TensorRT's networks are strongly typed since version 11: each layer computes in the dtype that the ONNX graph says.
+So a tower is cast here, in PyTorch, before it is traced; parity can then run the very module that was traced.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
-# Sums over many values, and exponentials: what loses digits, or overflows, where products do not.
+# Sums over many values, exponentials, and the bounds that guard a division: what loses digits, or overflows, where
+# products do not.
 IN_FLOAT32 = {
     F.softmax,
     torch.softmax,
@@ -29,6 +30,7 @@ IN_FLOAT32 = {
     Tensor.sum,
     torch.mean,
     Tensor.mean,
+    Tensor.clamp_min,
 }
 
 
@@ -82,8 +84,9 @@ def fold_batch_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Sequential):
             for at in range(len(part) - 1):
-                if isinstance(part[at], nn.Conv2d) and isinstance(part[at + 1], nn.BatchNorm2d):
-                    part[at] = fuse_conv_bn_eval(part[at], part[at + 1])
+                convolution, norm = part[at], part[at + 1]
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    part[at] = fuse_conv_bn_eval(convolution, norm)
                     part[at + 1] = nn.Identity()
 
 
@@ -96,7 +99,7 @@ def unfold_attention(module: nn.Module) -> None:
 
 
 class PlainAttention(nn.Module):
-    """What `nn.MultiheadAttention` computes, step by step: its own forward is one function that no mode looks into."""
+    """What `nn.MultiheadAttention` computes, step by step: no mode looks into its own forward."""
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class PlainAttention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        """`[B, T, E]`, and a mask added to the scores, `[T, S]` or `[B * heads, T, S]`; the weights are not kept."""
+        """`[B, T, E]`, and a mask added to the scores, `[T, S]` or `[B * heads, T, S]`; no weights are returned."""
         heads = self.fused.num_heads
         weights = self.fused.in_proj_weight.chunk(3)
         biases = (
@@ -150,7 +153,8 @@ def attention(
             scores = scores.masked_fill(~attn_mask, torch.finfo(torch.float32).min)
         else:
             scores = scores + attn_mask.float()
-    return scores.softmax(dim=-1).to(query.dtype) @ value
+    weights: Tensor = scores.softmax(dim=-1).to(query.dtype)
+    return weights @ value
 
 
 def _low_dtype(values: tuple[Any, ...]) -> torch.dtype | None:

@@ -1,4 +1,4 @@
-"""One tower of a checkpoint as the module that is exported: float32 and int32 in, float32 out, any precision between."""
+"""One tower of a checkpoint, ready to export: float32 and int32 in, float32 out, any dtype inside."""
 
 import copy
 from typing import Any
@@ -30,7 +30,7 @@ class ExportedTower(nn.Module):
             tower.eval() if dtype == "fp32" else lower(copy.deepcopy(tower).eval(), DTYPES[dtype])
         )
         self.dtype = DTYPES[dtype]
-        self.register_buffer("rotation", rotation)
+        self.rotation = None if rotation is None else nn.Buffer(rotation)
         self.eval()
 
     def vectors(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,10 +41,9 @@ class ExportedTower(nn.Module):
             with Float32Where():
                 coarse, fine = self.tower(*inputs)
         fine = fine.float()
-        rotation: Tensor | None = self.rotation
         if coarse is None:
-            assert rotation is not None
-            coarse = F.normalize(fine @ rotation, dim=-1)
+            assert self.rotation is not None
+            coarse = F.normalize(fine @ self.rotation, dim=-1)
         return coarse.float(), fine
 
 

@@ -1,0 +1,157 @@
+"""Checkpoints of every kind: their vectors are transformers' own, and what is damaged is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+import engine
+from engine.checkpoints import Checkpoint, open_checkpoint, open_processor
+from engine.encoders.torch_encoder import torch_encoder
+from tests.conftest import PICTURES
+from tests.engine.open_clip_model import OpenClip
+from tests.engine.small_models import SMALL
+
+# Upper case, a punctuation mark, letters never seen, one word, and more than fits.
+SENTENCES = ["A red Car!", "zebra 🦓 née", "dog", "the quick brown fox jumps " * 30]
+TRANSFORMERS = [name for name in SMALL if not name.startswith("open_clip")]
+OPEN_CLIP = [name for name in SMALL if name.startswith("open_clip")]
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Directories of `SMALL` by name, each made once."""
+    made: dict[str, Path] = {}
+
+    def of(name: str) -> Path:
+        if name not in made:
+            made[name] = SMALL[name](tmp_path_factory.mktemp("small") / name)
+        return made[name]
+
+    return of
+
+
+def images() -> list[Image.Image]:
+    """A portrait, a landscape, a tiny and a square picture."""
+    files = sorted((PICTURES / "noto").glob("*.webp"))[5:400:100]
+    sizes = ((50, 90), (131, 64), (7, 9), (64, 64))
+    return [
+        Image.open(file).convert("RGB").resize(size)
+        for file, size in zip(files, sizes, strict=True)
+    ]
+
+
+def encoder(checkpoint: Checkpoint) -> engine.Encoder:
+    return torch_encoder(checkpoint, device="cpu", why="a test")
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, F.normalize(expected, dim=-1), atol=2e-6, rtol=0)
+    assert (found @ found.T).triu(1).max() < 0.9999  # the inputs make a difference
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_vectors_are_those_of_transformers(small: Any, name: str) -> None:
+    """AutoModel and AutoProcessor, fed as the model cards say, know nothing of this package."""
+    from transformers import AutoModel, AutoProcessor
+
+    directory = small(name)
+    model = AutoModel.from_pretrained(directory).eval()
+    processor = AutoProcessor.from_pretrained(directory)
+    length = model.config.text_config.max_position_embeddings
+    padding = "longest" if name.startswith("clip") else "max_length"
+    ids = processor.tokenizer(
+        SENTENCES, padding=padding, truncation=True, max_length=length, return_tensors="pt"
+    )
+    pixels = processor.image_processor(images(), return_tensors="pt")
+    with torch.inference_mode():
+        texts = model.get_text_features(**ids).pooler_output
+        pictures = model.get_image_features(**pixels).pooler_output
+    ours = encoder(open_checkpoint(directory))
+    assert_close(ours.encode_texts(SENTENCES).fine, texts)
+    assert_close(ours.encode_images(images()).fine, pictures)
+    assert ours.encode_texts(SENTENCES).coarse is None
+    assert (ours.coarse_dim, ours.fine_dim) == (None, texts.shape[1])
+
+
+@pytest.mark.parametrize("name", OPEN_CLIP)
+def test_vectors_are_those_of_open_clip(small: Any, name: str) -> None:
+    from safetensors.torch import load_file
+
+    checkpoint = open_checkpoint(small(name))
+    config = json.loads((checkpoint.directory / "open_clip_config.json").read_text())
+    oracle = OpenClip(config["model_cfg"]).eval()
+    oracle.load_state_dict(load_file(checkpoint.directory / "open_clip_model.safetensors"))
+    with torch.inference_mode():
+        ids = checkpoint.processor.tokens(SENTENCES)["input_ids"]
+        texts = oracle.encode_text(ids)
+        pixels = checkpoint.processor.pixels(images())
+        pictures = oracle.encode_image(pixels)
+    ours = encoder(checkpoint)
+    assert_close(ours.encode_texts(SENTENCES).fine, texts)
+    assert_close(ours.encode_images(images()).fine, pictures)
+    size = config["model_cfg"]["vision_cfg"]["image_size"]
+    assert pixels.shape == (4, 3, size, size)
+
+
+def test_open_clip_prepares_pictures_as_its_file_says(small: Any) -> None:
+    """A grey picture: (0.6 - mean) / std. Squashed or cut, by `resize_mode`."""
+    grey = Image.new("RGB", (64, 32), (153, 153, 153))
+    grey.paste((0, 0, 0), (0, 0, 8, 32))  # black at the left: cut away, unless squashed
+    expected = (0.6 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.2, 0.3, 0.25])
+    black = -torch.tensor([0.5, 0.4, 0.3]) / torch.tensor([0.2, 0.3, 0.25])
+    cut, squashed = (open_processor(small(name)).pixels([grey])[0] for name in OPEN_CLIP)
+    torch.testing.assert_close(cut[:, 5, 0], expected)
+    torch.testing.assert_close(squashed[:, 5, 0], black)
+    torch.testing.assert_close(squashed[:, 5, 20], expected)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_token_ids_are_those_of_transformers(small: Any, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    processor = open_processor(small(name))
+    theirs = AutoTokenizer.from_pretrained(small(name))(
+        SENTENCES, padding="max_length", truncation=True, max_length=processor.max_tokens
+    )["input_ids"]
+    ours = processor.tokens(SENTENCES)["input_ids"]
+    assert ours.tolist() == theirs  # the longest sentence fills its row either way
+    one = processor.tokens(SENTENCES[2:3])["input_ids"]
+    assert (one.shape[1] == processor.max_tokens) == name.startswith("siglip")
+
+
+def test_siglip_attends_to_its_padding(small: Any) -> None:
+    """Padding to the longest instead, or masking the padding, gives other vectors: the mistake would show."""
+    checkpoint = open_checkpoint(small("siglip"))
+    tokens = checkpoint.processor.tokens(["dog"])
+    right = checkpoint.text(**tokens)[1]
+    kept = int((tokens["input_ids"] != checkpoint.processor.tokenizer.pad_token_id).sum()) + 1
+    short = checkpoint.text(tokens["input_ids"][:, :kept], tokens["attention_mask"][:, :kept])[1]
+    assert float((right * short).sum()) < 0.99
+    unmasked = checkpoint.text(tokens["input_ids"], torch.ones_like(tokens["attention_mask"]))[1]
+    assert torch.equal(right, unmasked)
+
+
+def test_padding_of_clip_changes_nothing(small: Any) -> None:
+    for name in ("clip", "clip-other", "open_clip"):
+        ours = encoder(open_checkpoint(small(name)))
+        alone, together = ours.encode_texts(["dog"]), ours.encode_texts(["dog", "a red car, asleep"])
+        torch.testing.assert_close(alone.fine, together.fine[:1], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_processor_opens_without_the_weights(small: Any, name: str, tmp_path: Path) -> None:
+    """As in an export, which holds copies of the files that it names."""
+    whole = open_processor(small(name))
+    for file in whole.files:
+        (tmp_path / file).write_bytes((small(name) / file).read_bytes())
+    copy = open_processor(tmp_path)
+    assert torch.equal(copy.pixels(images()), whole.pixels(images()))
+    assert torch.equal(copy.tokens(SENTENCES)["input_ids"], whole.tokens(SENTENCES)["input_ids"])
+    assert not any(file.endswith(".safetensors") for file in whole.files)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         IndexFormatError,
         InvalidArgument,
         MissingPackage,
+        RuntimeUnavailable,
         UnknownId,
     )
     from engine.index import Index
@@ -51,6 +52,7 @@ _ROOMS = {
             "IndexFormatError",
             "InvalidArgument",
             "MissingPackage",
+            "RuntimeUnavailable",
             "ImageError",
             "UnknownId",
         ),
@@ -73,6 +75,7 @@ __all__ = [
     "InvalidArgument",
     "MissingPackage",
     "Retriever",
+    "RuntimeUnavailable",
     "SearchResult",
     "Timings",
     "UnknownId",

@@ -4,6 +4,7 @@
     ├── InvalidArgument  (ValueError)      a query, k, mask, id or vector that cannot be searched
     │   └── UnknownId    (KeyError)        an id that the index does not hold
     ├── BackendUnavailable (RuntimeError)  the backend asked for cannot run here; the message says why
+    ├── RuntimeUnavailable (RuntimeError)  ONNX Runtime or TensorRT cannot run an export here; the message says why
     ├── MissingPackage   (ImportError)     an optional package is absent; the message holds the install line
     ├── CheckpointError  (ValueError)      a checkpoint that is missing, incomplete or of another shape
     │   └── CheckpointMismatch             an index made by another checkpoint than the one at hand
@@ -26,6 +27,7 @@ __all__ = [
     "IndexFormatError",
     "InvalidArgument",
     "MissingPackage",
+    "RuntimeUnavailable",
     "ImageError",
     "UnknownId",
 ]
@@ -35,6 +37,10 @@ class UnknownId(InvalidArgument, KeyError):
     """An id that the index does not hold."""
 
     __str__ = Exception.__str__  # KeyError would print the message's repr
+
+
+class RuntimeUnavailable(EngineError, RuntimeError):
+    """ONNX Runtime or TensorRT cannot run an export here: each reason, and what to do."""
 
 
 class MissingPackage(EngineError, ImportError):

@@ -1,5 +1,6 @@
 """Encoders: what turns text and images into vectors. One protocol, one way to open them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -7,12 +8,17 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from engine.embeddings import Embeddings
-from engine.errors import MissingPackage
+from engine.encoders.manifest import MANIFEST, Manifest
+from engine.errors import CheckpointError, CheckpointMismatch, MissingPackage, RuntimeUnavailable
 from engine.images import read_image
 from engine.index import CheckpointReference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from engine.encoders.dual_encoder import DualEncoder
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -64,8 +70,14 @@ def encode_all(
     return Embeddings(torch.cat(coarse) if coarse else None, torch.cat(fine))
 
 
-def open_encoder(checkpoint: str | Path, *, device: str = "auto") -> Encoder:
-    """The encoder of a checkpoint directory, run by PyTorch on `device` ("auto": CUDA where there is one)."""
+def open_encoder(path: str | Path, *, device: str = "auto") -> "DualEncoder":
+    """The encoder of a checkpoint (a directory, or an id on the Hugging Face hub) or of an export directory.
+
+    A checkpoint is run by PyTorch on `device` ("auto": CUDA where there is one). An export is run by TensorRT where
+    one of its engines fits this GPU and library, else by ONNX Runtime, else by PyTorch from the checkpoint it was
+    made from; `runtime`, `why`, the `repr` and the log say which and why. A file that is not what the export's
+    manifest says is an error, never a reason to take another.
+    """
     try:
         from engine.checkpoints import open_checkpoint
         from engine.encoders.torch_encoder import torch_encoder
@@ -74,4 +86,50 @@ def open_encoder(checkpoint: str | Path, *, device: str = "auto") -> Encoder:
         if package not in ("transformers", "PIL"):
             raise
         raise MissingPackage.of(package, "models", "Encoding text and images") from None
-    return torch_encoder(open_checkpoint(checkpoint), device=device, why="a checkpoint directory")
+    directory = Path(path)
+    if (directory / MANIFEST).is_file():
+        encoder = _open_export(directory, device)
+    else:
+        encoder = torch_encoder(open_checkpoint(path), device=device, why="a checkpoint directory")
+    _log.info("%r", encoder)
+    return encoder
+
+
+def _open_export(directory: Path, device: str) -> "DualEncoder":
+    """TensorRT, then ONNX Runtime, then PyTorch; what an export holds and cannot be run is worth a warning."""
+    from engine.encoders.onnx_encoder import onnx_encoder
+    from engine.encoders.tensorrt_encoder import tensorrt_encoder
+
+    manifest = Manifest.read(directory)
+    reasons = []
+    if manifest.engines:
+        try:
+            return tensorrt_encoder(directory, device=device, why="an engine for this GPU")
+        except RuntimeUnavailable as unavailable:
+            _log.warning("%s", unavailable)
+            reasons.append("no TensorRT engine fits this machine")
+    else:
+        reasons.append("the export holds no TensorRT engine")
+    try:
+        return onnx_encoder(directory, device=device, why=reasons[0])
+    except (RuntimeUnavailable, MissingPackage) as unavailable:
+        _log.warning("%s", unavailable)
+        reasons.append(str(unavailable))
+    return _open_source(manifest, device, "; ".join(reasons))
+
+
+def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
+    """The checkpoint that an export was made from, if it is still there and the same."""
+    from engine.checkpoints import open_checkpoint
+    from engine.encoders.torch_encoder import torch_encoder
+
+    try:
+        checkpoint = open_checkpoint(manifest.source.path)
+    except CheckpointError as error:
+        raise RuntimeUnavailable(f"No runtime can run the export: {why}; {error}") from None
+    if checkpoint.reference.sha256 != manifest.source.sha256:
+        raise CheckpointMismatch(
+            f"{manifest.source.path}: the checkpoint that was exported expected (sha256 "
+            f"{manifest.source.sha256[:12]}…), got {checkpoint.reference.sha256[:12]}…. Export it again."
+        )
+    return torch_encoder(checkpoint, device=device, why=why)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from engine.embeddings import Embeddings
+from engine.encoders.manifest import Manifest
 from engine.index import CheckpointReference
 
 if TYPE_CHECKING:
@@ -67,3 +69,31 @@ def in_parts(
     parts = zip(*(tensor.split(at_most or max(len(tensor), 1)) for tensor in inputs), strict=True)
     coarse, fine = zip(*(tower(*part) for part in parts), strict=True)
     return None if coarse[0] is None else torch.cat(coarse), torch.cat(fine)
+
+
+def exported_encoder(
+    directory: Path,
+    manifest: Manifest,
+    image: ImageTower,
+    text: TextTower,
+    *,
+    runtime: str,
+    why: str,
+) -> DualEncoder:
+    """The encoder of an export, whose towers some runtime has opened.
+
+    Its reference is the checkpoint that was exported: an index made with one can be searched with the other.
+    """
+    from engine.checkpoints import open_processor
+
+    manifest.verify(directory, manifest.processor)
+    return DualEncoder(
+        image,
+        text,
+        open_processor(directory),
+        manifest.coarse_dim if manifest.coarse_from == "head" else None,
+        manifest.fine_dim,
+        manifest.source,
+        runtime=runtime,
+        why=why,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -19,11 +21,17 @@ TRITON_MAX_K = 4096  # the widest sort its last kernel holds
 
 
 def check_coarse(
-    queries: Tensor, items: Tensor, k: int, mask: Tensor | None, out: TopK | None
+    queries: Tensor,
+    items: Tensor,
+    k: int,
+    mask: Tensor | None,
+    max_norm: float | None,
+    out: TopK | None,
 ) -> int:
     """Refuse what breaks `coarse_topk`'s contract; returns k as an int."""
     _check_vectors(queries, items)
     k = _check_k(k)
+    _check_max_norm(max_norm)
     if mask is not None:
         _check_mask(mask, queries, items)
     _check_out(out, queries, k)
@@ -172,6 +180,18 @@ def _check_k(k: int) -> int:
             remedy="k may exceed the number of items: the rest is padded.",
         )
     return number
+
+
+def _check_max_norm(max_norm: float | None) -> None:
+    if max_norm is None:
+        return
+    if not isinstance(max_norm, Real) or not 0 <= max_norm < math.inf:
+        raise InvalidArgument(
+            "max_norm",
+            expected="None or a finite number >= 0, at least the norm of every item",
+            got=repr(max_norm),
+            remedy="Leave it out where the norms are not known.",
+        )
 
 
 def _check_mask(mask: Tensor, queries: Tensor, items: Tensor) -> None:

@@ -48,6 +48,7 @@ def coarse_topk(
     k: int,
     *,
     mask: Tensor | None = None,
+    max_norm: float | None = None,
     backend: str = "auto",
     out: TopK | None = None,
     workspace: Tensor | None = None,
@@ -57,6 +58,9 @@ def coarse_topk(
     queries [B, d], items [N, d]: same device and dtype (float32, float16, bfloat16, int8,
     float8_e4m3fn). mask: bool [N] or [B, N], True = may be returned. backend: "torch",
     "triton", or "auto" = Triton for CUDA tensors it supports, else PyTorch.
+    max_norm: a promise that every item is finite and none is longer than this (1.0 for unit
+    vectors). PyTorch then need not look for itself, which saves reading the items twice; Triton
+    has no use for it. It is not checked: a promise that does not hold can lose hits.
     out: a TopK to write into, contiguous. workspace: what Triton needs beside it, given in
     advance (CUDA graphs); PyTorch takes its own.
 
@@ -65,8 +69,8 @@ def coarse_topk(
 
     Raises InvalidArgument, naming the argument, and BackendUnavailable with every reason.
     """
-    k = check_coarse(queries, items, k, mask, out)
+    k = check_coarse(queries, items, k, mask, max_norm, out)
     tensors = (queries, items) if mask is None else (queries, items, mask)
     if choose_backend(backend, k, *tensors) == "triton":
         return _triton.coarse_topk(queries, items, k, mask, out=out, workspace=workspace)
-    return _torch.coarse_topk(queries, items, k, mask, out=out)
+    return _torch.coarse_topk(queries, items, k, mask, out=out, max_norm=max_norm)

@@ -16,7 +16,8 @@ times while they are sorted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,9 +30,11 @@ from kernels.topk import TopK, best_hits, no_hits
 __all__ = ["Plan", "coarse_topk", "plan_for"]
 
 TILE = 1 << 22  # products in a tile: 8 MiB of bfloat16, in a shared cache
-TILE_ROWS = 1 << 15  # items in a tile at most: 4 MiB at d = 64 in bfloat16
+TILE_ROWS = 1 << 17  # items in a tile at most: 16 MiB at d = 64 in bfloat16
 QUERIES = 256  # queries in a block at most
-PRUNE = 4  # floors are raised after 1, 4, 16, ... tiles
+PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
+SAMPLE = 17  # one item in so many is looked at to guess the floors
+SAMPLE_ROWS = 1 << 16  # items looked at for that, at most about
 MAX_PENDING = 1 << 21  # surviving pairs before they are cut back
 TERMS = 1 << 20  # products held at a time where rows are scored outright
 
@@ -44,6 +47,7 @@ class Plan:
     rows: int  # items in a tile
     group: int  # rows under one maximum
     fast: torch.dtype  # of the products
+    guess: bool = False  # begin with a floor guessed from a sample
     pending: int = MAX_PENDING
 
 
@@ -51,13 +55,13 @@ def plan_for(batch: int, count: int, k: int, dtype: torch.dtype, device: torch.d
     """The plan for B queries, N items, k results. Groups shrink until k of them fit in a tile."""
     queries = max(1, min(batch, QUERIES))
     rows = max(1, min(count, TILE_ROWS, TILE // queries))
-    group = 64 if queries <= 64 else 16
+    group = 64 if queries < 8 else 16
     while group > 1 and rows < 2 * k * group:
         group //= 2
     fast = torch.float32
     if device.type == "cpu" and (dtype != torch.float32 or batch > 2):
         fast = fast_dtype()  # else: so few products that casting the items would cost more
-    return Plan(queries, rows, group, fast)
+    return Plan(queries, rows, group, fast, guess=queries >= 8 and count >= 4 * rows)
 
 
 def coarse_topk(
@@ -67,6 +71,7 @@ def coarse_topk(
     mask: Tensor | None,
     *,
     out: TopK | None = None,
+    max_norm: float | None = None,
     plan: Plan | None = None,
 ) -> TopK:
     """`kernels.coarse_topk` on checked arguments; `plan` is for tests and measurements."""
@@ -77,39 +82,89 @@ def coarse_topk(
     for first in range(0, batch, plan.queries):
         block = slice(first, first + plan.queries)
         shown = mask[block] if mask is not None and mask.ndim == 2 else mask
-        found = _search(queries[block], items, k, shown, plan)
+        found = _search(queries[block], items, k, shown, plan, max_norm)
         out.scores[block] = found.scores
         out.rows[block] = found.rows
     return out
 
 
-def _search(queries: Tensor, items: Tensor, k: int, mask: Tensor | None, plan: Plan) -> TopK:
+def _search(
+    queries: Tensor,
+    items: Tensor,
+    k: int,
+    mask: Tensor | None,
+    plan: Plan,
+    max_norm: float | None,
+) -> TopK:
     """One block of queries."""
     norms = torch.linalg.vector_norm(queries.to(torch.float32), dim=1)
     if not bool((norms <= MAX_NORM).all()):
         return _scan_plainly(queries, items, k, mask, no_hits(len(queries), k, queries.device))
-    tiles = Tiles(queries, plan.rows, plan.group, plan.fast)
-    survivors = Survivors(queries, items, k, plan.fast)
+    tiles = Tiles(queries, plan.rows, plan.group, plan.fast, max_norm)
+    floor = torch.full_like(norms, -torch.inf)
+    if plan.guess and len(items):
+        floor = _guessed_floor(tiles, items, k, mask, plan)
+    survivors = Survivors(queries, items, k, plan.fast, floor)
     apart = no_hits(len(queries), k, queries.device)  # hits among the loud rows
-    due = 1
-    for turn, first in enumerate(range(0, items.shape[0], plan.rows), start=1):
+    due = min(max(PRUNE * k, 256) * len(queries), plan.pending)
+    for first in range(0, items.shape[0], plan.rows):
         chunk, rows, hidden = _allowed(items, mask, first, plan.rows)
         if not len(chunk):
             continue
-        tile, slack, loud = tiles.of(chunk)
+        tile, loud = tiles.of(chunk)
         if hidden is not None:
             tile[: len(chunk)].masked_fill_(hidden, -torch.inf)
         if loud is not None:
             tile[loud] = -torch.inf
             at = first + loud if isinstance(rows, int) else rows[loud]
             apart = _scan_plainly(queries, items, k, mask, apart, at)
-        survivors.offer(tile, slack, rows, plan.group)
-        if turn >= due or survivors.pending > plan.pending:
+        survivors.offer(tile, tiles.slack, rows, plan.group)
+        if survivors.pending > due:
             survivors.prune()
-            due = PRUNE * turn if turn >= due else due
             if survivors.pending > plan.pending:
                 survivors.settle()
-    return survivors.best(apart)
+            due = min(max(due, 2 * survivors.pending), plan.pending)
+    best = survivors.best(apart)
+    if not plan.guess:
+        return best
+    wrong = (best.scores[:, -1] < survivors.floor).nonzero()[:, 0]  # the guess was too high
+    if len(wrong):
+        shown = mask[wrong] if mask is not None and mask.ndim == 2 else mask
+        again = _search(queries[wrong], items, k, shown, replace(plan, guess=False), max_norm)
+        best.scores[wrong], best.rows[wrong] = again.scores, again.rows
+    return best
+
+
+def _guessed_floor(tiles: Tiles, items: Tensor, k: int, mask: Tensor | None, plan: Plan) -> Tensor:
+    """[B] what the k-th best score of every query probably reaches, from a sample of the items.
+
+    With f the share sampled, k*f of the best k are expected in it; the sample's r-th best item,
+    r some deviations more, is seldom among the best k, and about r/f items reach it. A guess
+    that was too high is found out in the end.
+    """
+    count = items.shape[0]
+    stride = max(SAMPLE, count // SAMPLE_ROWS) | 1  # odd: items often come in pairs, fours, ...
+    picked = torch.arange(0, count, stride, device=items.device)
+    sample, shown = items.index_select(0, picked), mask
+    if mask is not None:
+        shown = mask.index_select(-1, picked)
+    expected = k * len(sample) / count
+    place = math.ceil(expected + 4 * math.sqrt(expected) + 3)
+    maxima = []
+    for first in range(0, len(sample), plan.rows):
+        chunk, _, hidden = _allowed(sample, shown, first, plan.rows)
+        if not len(chunk):
+            continue
+        tile, loud = tiles.of(chunk)
+        if hidden is not None:
+            tile[: len(chunk)].masked_fill_(hidden, -torch.inf)
+        if loud is not None:
+            tile[loud] = -torch.inf
+        maxima.append(tile.view(plan.group, -1).amax(0).view(-1, tile.shape[1]))
+    floor = torch.full((tiles.slack.shape[0],), -torch.inf, device=items.device)
+    if sum(map(len, maxima)) >= place:
+        floor = torch.cat(maxima).t().float().topk(place).values[:, -1]
+    return floor
 
 
 def _allowed(

@@ -8,6 +8,7 @@ in the fixed order. The bound is derived in docs/decisions/0002-exact-topk-cpu.m
 
 from __future__ import annotations
 
+import math
 import time
 from functools import lru_cache
 
@@ -51,12 +52,23 @@ def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
 
 
 class Tiles:
-    """Products of one block of queries [B, d] with chunks of at most `rows` items."""
+    """Products of one block of queries [B, d] with chunks of at most `rows` items.
 
-    def __init__(self, queries: Tensor, rows: int, group: int, fast: torch.dtype) -> None:
+    slack [B]: how far a product of any tile so far may lie from its score. It grows in a new
+    tensor, so that who has kept the old one can see that it has.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        rows: int,
+        group: int,
+        fast: torch.dtype,
+        max_norm: float | None = None,
+    ) -> None:
         batch, width = queries.shape
         self.group = group
-        self.rounds = _rounds(queries.dtype, fast)
+        self._rounds = _rounds(queries.dtype, fast)
         low = queries.to(torch.float32).to(fast)
         self._columns = low.t().contiguous()  # [d, B]
         self._items = torch.empty(rows, width, dtype=fast, device=queries.device)
@@ -64,16 +76,21 @@ class Tiles:
         self._tile = torch.empty(padded * batch, dtype=fast, device=queries.device)
         exact, low = queries.to(torch.float32), low.to(torch.float32)
         norm = torch.linalg.vector_norm(exact, dim=1) * 1.001
-        self.reach = norm * ((width + 16) * 2.0**-23)  # [B], times an item's norm: the slack
+        self._reach = norm * ((width + 16) * 2.0**-23)  # [B], times an item's norm: the slack
         if queries.dtype == torch.int8 and width <= 1024:
-            self.reach = torch.zeros_like(norm)  # sums of integers below 2^24 are exact
-        if self.rounds:
+            self._reach = torch.zeros_like(norm)  # sums of integers below 2^24 are exact
+        if self._rounds:
             lost = torch.linalg.vector_norm(low - exact, dim=1) if fast != torch.float32 else 0
             both = HALF_ULP if fast != torch.float32 else 3 * HALF_ULP
-            self.reach = self.reach + (norm * (both * 1.01) + lost) * 1.001
+            self._reach = self._reach + (norm * (both * 1.01) + lost) * 1.001
+        self._norm_so_far = -1.0
+        self.slack = torch.zeros_like(norm)
+        self._promised = max_norm is not None and max_norm <= MAX_NORM / 8
+        if max_norm is not None and self._promised:
+            self._cover(max_norm * 1.02)
 
-    def of(self, chunk: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The tile [n padded to whole groups, B], its slack [B], and the loud rows.
+    def of(self, chunk: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tile [n padded to whole groups, B] and the loud rows; `slack` covers it afterwards.
 
         Loud rows (of chunk) hold NaN, inf or a norm above MAX_NORM: there is no bound for them,
         so they are left out of the tile (as zeros) and must be scored by themselves.
@@ -83,6 +100,17 @@ class Tiles:
         if chunk.dtype != self._items.dtype:
             low = self._items[:count]
             low.copy_(chunk.to(torch.float32) if chunk.dtype == torch.float16 else chunk)
+        loud = None
+        if not self._promised:
+            low, loud = self._silence(low)
+        padded = -(-count // self.group) * self.group
+        tile = self._tile[: padded * batch].view(padded, batch)
+        torch.mm(low, self._columns, out=tile[:count])
+        tile[count:] = -torch.inf
+        return tile, loud
+
+    def _silence(self, low: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The items with zeros for loud ones, which are named; the slack grows to cover the rest."""
         norm, loud = self._norm(low), None
         if not norm <= MAX_NORM:
             each = torch.linalg.vector_norm(low, dim=1, dtype=torch.float32)
@@ -90,15 +118,17 @@ class Tiles:
             loud = (~quiet).nonzero()[:, 0]
             low = low.masked_fill(~quiet[:, None], 0)
             norm = float(each[quiet].max()) * 1.02 if bool(quiet.any()) else 0.0
-        padded = -(-count // self.group) * self.group
-        tile = self._tile[: padded * batch].view(padded, batch)
-        torch.mm(low, self._columns, out=tile[:count])
-        tile[count:] = -torch.inf
-        slack = self.reach * (norm + 2.0**-50) + 2.0**-100  # what underflowed
-        return tile, slack, loud
+        self._cover(norm)
+        return low, loud
+
+    def _cover(self, norm: float) -> None:
+        if norm > self._norm_so_far:
+            self._norm_so_far = norm
+            self.slack = self._reach * (norm + 2.0**-50) + 2.0**-100  # what underflowed
 
     def _norm(self, low: Tensor) -> float:
-        """At least the norm of every row; tight only where the slack needs it to be."""
-        if not self.rounds:
-            return float(torch.linalg.vector_norm(low)) * 1.02
-        return float(torch.linalg.vector_norm(low, dim=1).max()) * 1.02
+        """At least the norm of every row (NaN if there is one); tight where the slack needs it."""
+        if self._rounds:
+            return float(torch.linalg.vector_norm(low, dim=1).max()) * 1.02
+        least, most = torch.aminmax(low)  # half the time of a norm
+        return float(torch.maximum(-least, most)) * 1.02 * math.sqrt(low.shape[1])

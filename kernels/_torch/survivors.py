@@ -22,48 +22,55 @@ LOWEST = -3e38  # below every product in a tile, above -inf
 class Survivors:
     """Pairs collected tile by tile for one block of queries [B, d]."""
 
-    def __init__(self, queries: Tensor, items: Tensor, k: int, fast: torch.dtype) -> None:
+    def __init__(
+        self, queries: Tensor, items: Tensor, k: int, fast: torch.dtype, floor: Tensor
+    ) -> None:
         self.queries, self.items, self.k, self.fast = queries, items, k, fast
-        self.floor = torch.full((len(queries),), -torch.inf, device=queries.device)
-        self.slack = torch.zeros_like(self.floor)  # the largest of any tile so far
-        none = torch.empty(0, dtype=torch.int64, device=queries.device)
-        self._pairs = [(none, none, none.to(fast))]  # query, row, product
+        self.floor = floor  # [B] float32
+        self._slack = torch.zeros_like(floor)  # of all tiles so far
+        self._limit: Tensor | None = None  # kept until the floor or the slack moves
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row, product
         self.pending = 0
 
     def offer(self, tile: Tensor, slack: Tensor, rows: Tensor | int, group: int) -> None:
         """Keep what may be a hit of this tile [n, B]; rows: of each line, or of the first."""
-        self.slack = torch.maximum(self.slack, slack)
+        if slack is not self._slack:
+            self._slack, self._limit = slack, None
         batch, count = tile.shape[1], tile.shape[0] // group
-        if self.pending == 0 and count >= self.k:
+        if self.pending == 0 and count >= self.k and bool((self.floor == -torch.inf).any()):
             # k groups, each with an item at least this good
             maxima = tile.view(group, -1).amax(0).view(count, batch)
-            kth = maxima.t().float().topk(self.k).values[:, -1]
-            self._raise_floor(kth)
-        limit = self._limit(slack)  # [B]
-        if bool((limit > 0).all()):  # floats above zero sort as their bits do, and faster
-            tile, limit = tile.view(BITS[self.fast]), limit.view(BITS[self.fast])
+            self._raise_floor(maxima.t().float().topk(self.k).values[:, -1])
+        if self._limit is None:
+            self._limit = self._limits()
+        limit = self._limit
+        if limit.dtype != tile.dtype:
+            tile = tile.view(limit.dtype)
         grouped = tile.view(group, count * batch)
         found = _where((grouped.amax(0).view(count, batch) >= limit).view(-1))
         if not len(found):
             return
-        entries, query = grouped.index_select(1, found), found % batch  # [group, m], [m]
-        inside = _where((entries >= limit.index_select(0, query)).view(-1))
-        at = inside % len(found)
-        line = (inside // len(found)) * count + (found // batch).index_select(0, at)
+        first, query = found // batch, found % batch  # group, query; [m]
+        entries = grouped.index_select(1, found)  # [group, m]
+        member, at = (entries >= limit.index_select(0, query)).nonzero().unbind(1)
+        line = member * count + first.index_select(0, at)
         row = line + rows if isinstance(rows, int) else rows.index_select(0, line)
-        product = entries.view(-1).index_select(0, inside).view(self.fast)
+        product = entries.view(-1).index_select(0, member * len(found) + at).view(self.fast)
         self._pairs.append((query.index_select(0, at), row, product))
         self.pending += len(at)
 
     def prune(self) -> None:
         """Raise the floor to the k-th best product of every query; drop what lies below."""
+        if not self._pairs:
+            return
         query, row, product = self._joined()
         order, place = _ranked(query, product, len(self.floor))
         last = order[place == self.k - 1]
         kth = torch.full_like(self.floor, -torch.inf)
         kth[query[last]] = product[last].float()
         self._raise_floor(kth)
-        self._keep(query, row, product, product >= self._limit(self.slack).index_select(0, query))
+        limit = self._limits(bits=False)
+        self._keep(query, row, product, product >= limit.index_select(0, query))
 
     def settle(self) -> None:
         """Score every pair and keep the best k of each query: for when products cannot tell."""
@@ -74,6 +81,7 @@ class Survivors:
         order = by_row[order]
         last = order[place == self.k - 1]
         self.floor[query[last]] = torch.maximum(self.floor[query[last]], scores[last])
+        self._limit = None
         order = order[place < self.k]
         self._pairs = [(query[order], row[order], product[order])]
         self.pending = len(order)
@@ -81,8 +89,8 @@ class Survivors:
     def best(self, more: TopK) -> TopK:
         """The best k of the pairs and of the hits in `more`, other rows of the same queries."""
         self.prune()
-        query, row, _ = self._joined()
         others = more.rows >= 0
+        query, row, _ = self._joined()
         query = torch.cat((query, others.nonzero()[:, 0]))
         row, by_row = torch.sort(torch.cat((row, more.rows[others])))
         query = query[by_row]
@@ -96,6 +104,9 @@ class Survivors:
         return best
 
     def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        if not self._pairs:
+            none = torch.empty(0, dtype=torch.int64, device=self.floor.device)
+            return none, none, none.to(self.fast)
         query, row, product = (torch.cat(parts) for parts in zip(*self._pairs, strict=True))
         return query, row, product
 
@@ -110,15 +121,18 @@ class Survivors:
         """kth [B] float32: k products are at least this, so k scores are at least that less
         the rounding of the product and the slack."""
         under = torch.nextafter(kth.to(self.fast), torch.tensor(-torch.inf, dtype=self.fast))
-        self.floor = torch.maximum(self.floor, under.float() - self.slack)
+        self.floor = torch.maximum(self.floor, under.float() - self._slack)
+        self._limit = None
 
-    def _limit(self, slack: Tensor) -> Tensor:
+    def _limits(self, *, bits: bool = True) -> Tensor:
         """[B] in the product's dtype: where the score reaches the floor, the product is not below.
 
         One step under the floor less the slack, so that it holds however products are rounded.
+        Floats above zero sort as their bits do, and faster: then, and if asked, the bits.
         """
-        limit = (self.floor - slack).clamp(min=LOWEST).to(self.fast)
-        return torch.nextafter(limit, torch.tensor(-torch.inf, dtype=self.fast))
+        limit = (self.floor - self._slack).clamp(min=LOWEST).to(self.fast)
+        limit = torch.nextafter(limit, torch.tensor(-torch.inf, dtype=self.fast))
+        return limit.view(BITS[self.fast]) if bits and bool((limit > 0).all()) else limit
 
 
 def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from kernels import coarse_topk
 from kernels._torch import coarse as engine
@@ -17,6 +18,7 @@ from kernels._torch.product import Tiles, fast_dtype
 from kernels._torch.survivors import Survivors
 from kernels.coarse import coarse_topk_reference
 from kernels.score import score_pairs
+from kernels.topk import TopK
 from tests.kernels.oracle import LIMITS, Case, assert_same, cases, run_cases
 
 FAST = [torch.bfloat16, torch.float32]
@@ -38,6 +40,7 @@ def test_any_plan_gives_the_same_bits() -> None:
         rows=st.sampled_from([1, 7, 16, 64, 100, 1000]),
         group=st.sampled_from([1, 2, 8, 16, 64]),
         fast=st.sampled_from(FAST),
+        guess=st.booleans(),
         pending=st.sampled_from([0, 5, 100, 1 << 21]),
     )
     run_cases(st.tuples(cases(LIMITS["torch"]), plans), 300, lambda it: same_as_the_reference(*it))
@@ -53,20 +56,27 @@ def test_no_product_is_further_off_than_its_slack(
     queries, items, _ = (t if t is None else t.cpu() for t in case.tensors())
     assert queries is not None
     assert items is not None
-    tile, slack, loud = Tiles(queries, 1000, 16, fast).of(items)
+    tiles = Tiles(queries, 1000, 16, fast)
+    tile, loud = tiles.of(items)
     assert loud is None
     assert (tile[1000:] == -torch.inf).all()
     scores = score_pairs(queries[None], items[:, None])  # [N, B]
     rounding = tile[:1000].float().abs() * (2.0**-8 if fast == torch.bfloat16 else 2.0**-24)
-    assert ((tile[:1000].float() - scores).abs() <= slack + rounding).all()
+    assert ((tile[:1000].float() - scores).abs() <= tiles.slack + rounding).all()
+    longest = float(items.float().norm(dim=1).max())
+    promised = Tiles(queries, 1000, 16, fast, max_norm=longest)
+    assert torch.equal(promised.of(items)[0], tile)
+    assert ((tile[:1000].float() - scores).abs() <= promised.slack + rounding).all()
+    assert (promised.slack <= 1.1 * tiles.slack).all()
 
 
 def test_the_slack_is_tight_enough_to_be_of_use() -> None:
     case = Case("float32", 8, 4096, 64, 1, "floats", 0.0, "none", "plain", 0, 2)
     queries, items, _ = case.tensors()
-    _, slack, _ = Tiles(queries.cpu(), 4096, 16, torch.bfloat16).of(items.cpu())
+    tiles = Tiles(queries.cpu(), 4096, 16, torch.bfloat16)
+    tiles.of(items.cpu())
     reach = queries.cpu().norm(dim=1) * items.cpu().norm(dim=1).max()
-    assert (slack <= 0.01 * reach).all()
+    assert (tiles.slack <= 0.01 * reach).all()
 
 
 @pytest.fixture
@@ -79,10 +89,10 @@ def reduced_products() -> Iterator[None]:
 @pytest.mark.usefixtures("reduced_products")
 def test_float32_products_that_may_run_in_bfloat16_get_the_wider_slack() -> None:
     vectors = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    _, wide, _ = Tiles(vectors, 64, 1, torch.float32).of(vectors)
+    wide = Tiles(vectors, 64, 1, torch.float32, max_norm=10.0)
     torch.set_float32_matmul_precision("highest")
-    _, narrow, _ = Tiles(vectors, 64, 1, torch.float32).of(vectors)
-    assert (wide > 100 * narrow).all()
+    narrow = Tiles(vectors, 64, 1, torch.float32, max_norm=10.0)
+    assert (wide.slack > 100 * narrow.slack).all()
 
 
 @pytest.mark.parametrize("fast", FAST)
@@ -139,9 +149,10 @@ def test_tiny_vectors_whose_squares_underflow() -> None:
     scores = score_pairs(queries[None], items[:, None])
     expected = coarse_topk_reference(queries, items, 20)
     for fast in FAST:
-        tile, slack, _ = Tiles(queries, 500, 1, fast).of(items)
+        tiles = Tiles(queries, 500, 1, fast)
+        tile, _ = tiles.of(items)
         rounding = tile.float().abs() * (2.0**-8 if fast == torch.bfloat16 else 2.0**-24)
-        assert ((tile.float() - scores).abs() <= slack + rounding).all()
+        assert ((tile.float() - scores).abs() <= tiles.slack + rounding).all()
         plan = Plan(queries=9, rows=100, group=4, fast=fast)
         found = engine.coarse_topk(queries, items, 20, None, plan=plan)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
@@ -154,9 +165,10 @@ def test_the_floor_is_never_above_the_kth_score(fast: torch.dtype) -> None:
     items = 1 + torch.rand(2000, 64, generator=generator) / 50  # scores close together
     queries = 1 + torch.rand(40, 64, generator=generator)
     kth = score_pairs(queries[:, None], items[None]).topk(10).values[:, -1]
-    survivors = Survivors(queries, items, 10, fast)
-    tile, slack, _ = Tiles(queries, 2000, 1, fast).of(items)
-    survivors.offer(tile, slack, 0, 1)
+    survivors = Survivors(queries, items, 10, fast, torch.full((40,), -torch.inf))
+    tiles = Tiles(queries, 2000, 1, fast)
+    tile, _ = tiles.of(items)
+    survivors.offer(tile, tiles.slack, 0, 1)
     assert (survivors.floor > 0).all()
     assert (survivors.floor <= kth).all()
     survivors.prune()
@@ -188,13 +200,86 @@ def test_the_floor_drops_almost_everything() -> None:
     generator = torch.Generator().manual_seed(0)
     items = torch.nn.functional.normalize(torch.randn(40_000, 64, generator=generator))
     queries = torch.nn.functional.normalize(torch.randn(8, 64, generator=generator))
-    survivors = Survivors(queries, items, 10, torch.bfloat16)
+    survivors = Survivors(queries, items, 10, torch.bfloat16, torch.full((8,), -torch.inf))
     tiles = Tiles(queries, 5000, 8, torch.bfloat16)
     for first in range(0, 40_000, 5000):
-        tile, slack, _ = tiles.of(items[first : first + 5000])
-        survivors.offer(tile, slack, first, 8)
+        tile, _ = tiles.of(items[first : first + 5000])
+        survivors.offer(tile, tiles.slack, first, 8)
     survivors.prune()
     assert 80 <= survivors.pending < 8 * 30
+
+
+def watched_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many queries each pass over the items is for."""
+    passes: list[int] = []
+    search = engine._search
+
+    def watched(queries: Tensor, *arguments: object) -> TopK:
+        passes.append(len(queries))
+        return search(queries, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_search", watched)
+    return passes
+
+
+GUESSING = Plan(queries=8, rows=4000, group=2, fast=torch.bfloat16, guess=True)
+
+
+def test_a_good_guess_lets_few_rows_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items in random order: one pass, and few pairs from the first tile on."""
+    generator = torch.Generator().manual_seed(0)
+    items = torch.nn.functional.normalize(torch.randn(40_000, 64, generator=generator))
+    queries = torch.nn.functional.normalize(torch.randn(8, 64, generator=generator))
+    passes = watched_searches(monkeypatch)
+    pending: list[int] = []
+    best = Survivors.best
+
+    def counted(self: Survivors, more: TopK) -> TopK:
+        pending.append(self.pending)
+        return best(self, more)
+
+    monkeypatch.setattr(Survivors, "best", counted)
+    monkeypatch.setattr(Survivors, "prune", lambda _self: None)
+    found = engine.coarse_topk(queries, items, 20, None, plan=GUESSING)
+    expected = coarse_topk_reference(queries, items, 20)
+    assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+    assert passes == [8]
+    assert pending[0] < 8 * 300  # of 8 * 40,000, with no floor raised on the way
+
+
+@pytest.mark.parametrize("masked", ["none", "items", "pairs"])
+def test_a_guess_that_is_too_high_is_found_out(
+    masked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows looked at are the best ones, for four of eight queries: those are searched again."""
+    generator = torch.Generator().manual_seed(0)
+    items = torch.rand(3400, 8, generator=generator)
+    items[:, 0] = -items[:, 0]
+    items[:: engine.SAMPLE, 0] += 50.0  # 200 rows, k = 250
+    queries = torch.zeros(8, 8)
+    queries[:4, 0], queries[4:, 1] = 1.0, 1.0
+    mask = None
+    if masked != "none":
+        shape = (3400,) if masked == "items" else (8, 3400)
+        mask = torch.rand(shape, generator=generator) < 0.5
+    passes = watched_searches(monkeypatch)
+    found = engine.coarse_topk(queries, items, 250, mask, plan=GUESSING)
+    expected = coarse_topk_reference(queries, items, 250, mask=mask)
+    assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+    assert passes == [8, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_promised_norm_changes_nothing_but_the_time(dtype: str) -> None:
+    case = Case(dtype, 33, 1000, 77, 40, "floats", 0.3, "row", "plain", 0, 21)
+    queries, items, mask = (t if t is None else t.cpu() for t in case.tensors())
+    assert queries is not None
+    assert items is not None
+    longest = float(items.float().norm(dim=1).max())
+    expected = coarse_topk(queries, items, 40, mask=mask)
+    for promise in (longest, 100 * longest, 1e30):
+        found = coarse_topk(queries, items, 40, mask=mask, max_norm=promise)
+        assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
 def test_the_score_matrix_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ __all__ = ["available_backends", "check_coarse", "check_rerank", "choose_backend
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 BACKENDS = ("auto", "torch", "triton")
 TRITON_MAX_K = 4096  # the widest sort its last kernel holds
+TRITON_MAX_COARSE_D = 256  # beyond, a tile of whole vectors leaves no room to pipeline
 
 
 def check_coarse(
@@ -49,8 +50,11 @@ def check_rerank(
     return k
 
 
-def choose_backend(backend: str, k: int, *tensors: Tensor) -> str:
-    """`"torch"` or `"triton"`: the answer to `backend=`, or an error with every reason."""
+def choose_backend(backend: str, k: int, *tensors: Tensor, max_d: int | None = None) -> str:
+    """`"torch"` or `"triton"`: the answer to `backend=`, or an error with every reason.
+
+    tensors: queries, items, and the op's third. max_d: the longest vectors its kernels take.
+    """
     if backend not in BACKENDS:
         raise InvalidArgument(
             "backend",
@@ -63,6 +67,8 @@ def choose_backend(backend: str, k: int, *tensors: Tensor) -> str:
     reasons = list(_triton.why_not(*tensors))
     if k > TRITON_MAX_K:
         reasons.append(f"k is {k}; its kernels sort at most {TRITON_MAX_K}")
+    if max_d is not None and tensors[0].shape[1] > max_d:
+        reasons.append(f"d is {tensors[0].shape[1]}; its coarse kernels take at most {max_d}")
     if not reasons:
         return "triton"
     if backend == "auto":

@@ -62,6 +62,9 @@ BAD = [
     ("k", ["int >= 1", "2.0"], called_with(k=2.0)),
     ("k", ["int >= 1", "True"], called_with(k=True)),
     ("k", ["int >= 1", "None"], called_with(k=None)),
+    ("max_norm", ["finite number", "nan"], called_with(max_norm=float("nan"))),
+    ("max_norm", ["finite number", "-1.0"], called_with(max_norm=-1.0)),
+    ("max_norm", ["finite number", "'1'"], called_with(max_norm="1")),
     ("mask", ["bool tensor", "list"], called_with(mask=[True] * 5)),
     ("mask", ["dtype bool", "uint8[5]"], called_with(mask=torch.ones(5, dtype=torch.uint8))),
     ("mask", ["[N] = [5]", "[2, 5]", "bool[4]"], called_with(mask=torch.ones(4).bool())),
@@ -145,7 +148,8 @@ q, x, rows = torch.ones(2, 8), torch.ones(5, 8), torch.zeros(2, 3, dtype=torch.i
 backends = kernels.available_backends()
 assert backends["torch"] == "ok" and "CUDA" in backends["triton"], backends
 for call in (lambda: kernels.coarse_topk(q, x, 4097, backend="triton"),
-             lambda: kernels.rerank_topk(q, x, rows, 4097, backend="triton")):
+             lambda: kernels.rerank_topk(q, x, rows, 4097, backend="triton"),
+             lambda: kernels.coarse_topk(torch.ones(2, 257), torch.ones(5, 257), 1, backend="triton")):
     try:
         call()
     except kernels.BackendUnavailable as error:
@@ -170,3 +174,4 @@ def test_triton_where_it_cannot_run_lists_the_inputs_and_every_reason() -> None:
     assert "int64[2, 3] on cpu" in done.stdout
     assert done.stdout.count("\n  - ") >= 4  # for each call: no CUDA, and k
     assert done.stdout.count("4097") >= 2
+    assert "d is 257; its coarse kernels take at most 256" in done.stdout

@@ -22,7 +22,7 @@ from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.filters import Filter, as_mask
 from engine.index import Id, Index, check_vectors
 from engine.queries import Batch, as_vectors, embed
-from engine.reduction import Reduction, learn_reduction
+from engine.reduction import COARSE_DIM, Reduction, learn_reduction
 from engine.result import SearchResult, Timings
 from engine.snapshot import Snapshot
 from kernels import TopK, coarse_topk, rerank_topk
@@ -37,8 +37,8 @@ class Retriever:
 
     Args:
         index: an `engine.Index`, or the directory of one.
-        encoder: what encodes text and images: an `engine.Encoder`, a checkpoint directory, or None for the
-            checkpoint that the index remembers, opened when first needed.
+        encoder: what encodes text and images: an `engine.Encoder`, a checkpoint or export directory, or None for
+            the one that the index remembers, opened when first needed.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", …
         backend: "auto", "torch" or "triton", as in `kernels.coarse_topk`.
         candidates: how many items the coarse stage keeps; None = max(128, 4 * k).
@@ -76,7 +76,7 @@ class Retriever:
         *,
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
-        coarse_dim: int = 64,
+        coarse_dim: int = COARSE_DIM,
         reduction: Reduction = "pca",
         normalize: bool = False,
         encoder: Encoder | str | Path | None = None,
@@ -133,11 +133,16 @@ class Retriever:
         backend: str = "auto",
         candidates: int | None = None,
     ) -> "Retriever":
-        """An empty retriever over the encoder of a checkpoint directory; fill it with `add`."""
+        """An empty retriever over the encoder of a checkpoint or export; fill it with `add`.
+
+        Where the encoder gives fine vectors only (CLIP, SigLIP), the index learns their reduction to
+        min(64, D) dims from its first items: add many at once.
+        """
         if isinstance(checkpoint, str | Path):
             checkpoint = open_encoder(checkpoint, device=device)
-        coarse_dim = checkpoint.coarse_dim or checkpoint.fine_dim
-        index = Index.empty(coarse_dim, checkpoint.fine_dim, checkpoint.reference)
+        reduces = checkpoint.coarse_dim is None
+        coarse_dim = checkpoint.coarse_dim or min(COARSE_DIM, checkpoint.fine_dim)
+        index = Index.empty(coarse_dim, checkpoint.fine_dim, checkpoint.reference, reduces=reduces)
         return cls(index, checkpoint, device=device, backend=backend, candidates=candidates)
 
     # ------------------------------------------------------------------ searching
@@ -205,7 +210,14 @@ class Retriever:
             return best, 0.0, self._clock() - started
         assert queries.coarse is not None  # Snapshot.project sees to it
         keep = k if mode == "coarse" else candidates
-        best = coarse_topk(queries.coarse, snapshot.coarse, keep, mask=mask, backend=self.backend)
+        best = coarse_topk(
+            queries.coarse,
+            snapshot.coarse,
+            keep,
+            mask=mask,
+            max_norm=snapshot.coarse_norm,
+            backend=self.backend,
+        )
         coarse_done = self._clock()
         if mode == "two_stage":
             best = rerank_topk(queries.fine, snapshot.fine, best.rows, k, backend=self.backend)
@@ -261,6 +273,10 @@ class Retriever:
         added = embed(embeddings if items is None else items, self._open_encoder)
         with self._lock:
             snapshot = self._snapshot
+            if snapshot.learns and added.coarse is None:
+                # Checked first: one NaN would spoil every coarse vector.
+                snapshot.project(added, coarse_too=False)
+                snapshot = snapshot.learned_with(added.fine)
             vectors = snapshot.project(added, coarse_too=True)
             assert vectors.coarse is not None
             new = Index.build(

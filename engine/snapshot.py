@@ -1,6 +1,7 @@
 """`Snapshot`: an index with its vectors on the search device. A search reads one; a change swaps in another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
 from engine.index import Index
+from engine.reduction import SETTLED, learn_reduction
+
+NORMS_AT_A_TIME = 1 << 16  # items
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,30 @@ class Snapshot:
             torch.from_numpy(index.fine).to(device),
             None if reduction is None else torch.from_numpy(reduction).to(device),
         )
+
+    @cached_property
+    def coarse_norm(self) -> float | None:
+        """No coarse vector is longer: `coarse_topk`'s promise, None where it has no use for one."""
+        if self.coarse.is_cuda:
+            return None
+        parts = self.coarse.split(NORMS_AT_A_TIME)
+        longest = [torch.linalg.vector_norm(part.float(), dim=1).max() for part in parts]
+        return float(torch.stack(longest).max()) * 1.01 if len(self.coarse) else 0.0
+
+    @property
+    def learns(self) -> bool:
+        """Whether the next items may still change the reduction: the index made it, and is small."""
+        own = self.index.checkpoint is not None and self.reduction is not None
+        return own and len(self.index) < SETTLED
+
+    def learned_with(self, fine: Tensor) -> "Snapshot":
+        """This snapshot, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""
+        reduction = learn_reduction(
+            torch.cat([self.fine.cpu().float(), fine.cpu().float()]), self.coarse.shape[1]
+        )
+        coarse = (self.fine.cpu().float() @ reduction).to(self.coarse.dtype)
+        index = replace(self.index, coarse=coarse.numpy(), reduction=reduction.numpy(), path=None)
+        return Snapshot.of(index, self.fine.device)
 
     def project(self, vectors: Embeddings, *, coarse_too: bool) -> Embeddings:
         """`vectors` as the index stores its items: its scale, dtype and device, checked after the cast.

@@ -19,7 +19,7 @@ demo: setup                    ## index the bundled pictures, search them, write
 	$(PY) -m examples.demo
 
 test: setup                    ## everything that can be proven without a GPU
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: setup                   ## style, types, import rules
 	$(PY) -m ruff check .

@@ -14,6 +14,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Tests run side by side (`make test`): one thread each, or they wait for each other's.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "examples" / "pictures"
 CHECKPOINT = ROOT / "examples" / "checkpoint"

@@ -124,10 +124,22 @@ class Index:
         )
 
     @classmethod
-    def empty(cls, coarse_dim: int, fine_dim: int, checkpoint: CheckpointReference) -> "Index":
-        """No items yet, float32, for the vectors of one checkpoint."""
+    def empty(
+        cls,
+        coarse_dim: int,
+        fine_dim: int,
+        checkpoint: CheckpointReference,
+        *,
+        reduces: bool = False,
+    ) -> "Index":
+        """No items yet, float32, for the vectors of one checkpoint.
+
+        reduces: the checkpoint gives fine vectors only; the reduction, a prefix until then, is learned from the
+            first items.
+        """
         coarse, fine = (np.empty((0, dim), dtype=np.float32) for dim in (coarse_dim, fine_dim))
-        return cls(coarse, fine, np.arange(0), checkpoint=checkpoint)
+        reduction = np.eye(fine_dim, coarse_dim, dtype=np.float32) if reduces else None
+        return cls(coarse, fine, np.arange(0), reduction=reduction, checkpoint=checkpoint)
 
     def emptied(self) -> "Index":
         """This index without its items."""

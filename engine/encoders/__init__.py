@@ -119,7 +119,7 @@ def _open_export(directory: Path, device: str) -> "DualEncoder":
 
 
 def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
-    """The checkpoint that an export was made from, if it is still there and the same."""
+    """PyTorch, from the checkpoint that an export was made from, if it is still there and the same."""
     from engine.checkpoints import open_checkpoint
     from engine.encoders.torch_encoder import torch_encoder
 

@@ -82,7 +82,7 @@ def exported_encoder(
 ) -> DualEncoder:
     """The encoder of an export, whose towers some runtime has opened.
 
-    Its reference is the checkpoint that was exported: an index made with one can be searched with the other.
+    Its reference has the hash of the checkpoint that was exported: an index of one is searched with the other.
     """
     from engine.checkpoints import open_processor
 
@@ -93,7 +93,7 @@ def exported_encoder(
         open_processor(directory),
         manifest.coarse_dim if manifest.coarse_from == "head" else None,
         manifest.fine_dim,
-        manifest.source,
+        CheckpointReference(str(directory), manifest.source.sha256),
         runtime=runtime,
         why=why,
     )

@@ -17,6 +17,7 @@ from engine.dataset import Example
 from engine.embeddings import Embeddings
 from engine.encoders import Encoder, encode_all
 from engine.progress import progress
+from engine.reduction import COARSE_DIM
 from engine.retriever import Mode, Retriever
 
 CUTOFFS = (1, 5, 10)
@@ -83,17 +84,19 @@ def evaluate(
         images = encode_all(encoder, [example.image for example in examples], advance)
     with progress("encoding captions", len(texts)) as advance:
         sentences = encode_all(encoder, texts, advance)
-    assert images.coarse is not None
+    fine_dim = images.fine.shape[1]
+    # Without a coarse head, `recalls_at` searches with a reduction learned from the items, as an index would.
+    coarse_dim = min(COARSE_DIM, fine_dim) if images.coarse is None else images.coarse.shape[1]
     ways: dict[str, Mode] = {
-        f"fine, all items ({images.fine.shape[1]}-d)": "exact",
-        f"coarse {images.coarse.shape[1]}-d, then fine over {candidates}": "two_stage",
-        f"coarse alone ({images.coarse.shape[1]}-d)": "coarse",
+        f"fine, all items ({fine_dim}-d)": "exact",
+        f"coarse {coarse_dim}-d, then fine over {candidates}": "two_stage",
+        f"coarse alone ({coarse_dim}-d)": "coarse",
     }
     return Report(
         pictures=len(examples),
         captions=len(texts),
-        coarse_dim=images.coarse.shape[1],
-        fine_dim=images.fine.shape[1],
+        coarse_dim=coarse_dim,
+        fine_dim=fine_dim,
         candidates=candidates,
         recalls={
             name: _both_directions(images, concepts, sentences, text_concepts, mode, candidates)

@@ -1,6 +1,8 @@
 """Checkpoints of every kind: their vectors are transformers' own, and what is damaged is refused by name."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch.nn import functional as F
 import engine
 from engine.checkpoints import Checkpoint, open_checkpoint, open_processor
 from engine.encoders.torch_encoder import torch_encoder
-from tests.conftest import PICTURES
+from engine.reduction import learn_reduction
+from tests.conftest import PICTURES, ROOT
 from tests.engine.open_clip_model import OpenClip
 from tests.engine.small_models import SMALL
 
@@ -141,7 +144,10 @@ def test_siglip_attends_to_its_padding(small: Any) -> None:
 def test_padding_of_clip_changes_nothing(small: Any) -> None:
     for name in ("clip", "clip-other", "open_clip"):
         ours = encoder(open_checkpoint(small(name)))
-        alone, together = ours.encode_texts(["dog"]), ours.encode_texts(["dog", "a red car, asleep"])
+        alone, together = (
+            ours.encode_texts(["dog"]),
+            ours.encode_texts(["dog", "a red car, asleep"]),
+        )
         torch.testing.assert_close(alone.fine, together.fine[:1], atol=2e-6, rtol=0)
 
 
@@ -155,3 +161,73 @@ def test_a_processor_opens_without_the_weights(small: Any, name: str, tmp_path: 
     assert torch.equal(copy.pixels(images()), whole.pixels(images()))
     assert torch.equal(copy.tokens(SENTENCES)["input_ids"], whole.tokens(SENTENCES)["input_ids"])
     assert not any(file.endswith(".safetensors") for file in whole.files)
+
+
+# ---------------------------------------------------------------- retrieval with checkpoints of others
+
+
+def command(*arguments: object) -> Any:
+    child = subprocess.run(
+        [sys.executable, "-m", "engine", *map(str, arguments), "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout)
+
+
+def test_a_clip_directory_from_pictures_to_answers(
+    small: Any, some_pictures: Path, tmp_path: Path
+) -> None:
+    """`index`, then `search`, which opens the checkpoint that the index remembers; both modes agree."""
+    place = tmp_path / "index"
+    facts = command("index", some_pictures, "-o", place, "--checkpoint", small("clip-other"))
+    assert facts["items"] == 6
+    assert (facts["coarse"], facts["fine"]) == ("64 x float32", "70 x float32")
+    asked = ("search", place, "a red car", "--image", some_pictures / "notes.webp", "-k", "3")
+    (some_pictures / "notes.webp").write_bytes(sorted(some_pictures.glob("*/*"))[2].read_bytes())
+    two_stage, exact = (command(*asked, "--mode", mode) for mode in ("two_stage", "exact"))
+    assert two_stage["answers"] == exact["answers"]
+    itself = sorted(some_pictures.glob("*/*"))[2].relative_to(some_pictures).as_posix()
+    assert two_stage["answers"][1]["hits"][0]["id"] == itself
+    assert two_stage["answers"][1]["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_siglip_checkpoint_is_evaluated(small: Any, tiny_dataset: Path) -> None:
+    facts = command("evaluate", small("siglip"), "--dataset", tiny_dataset)
+    assert facts["coarse_dim"] == facts["fine_dim"] == 24
+    assert len(facts["recalls"]) == 3
+
+
+def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One item first, then many: the reduction is learned from all, and then kept."""
+    from engine import snapshot
+
+    monkeypatch.setattr(snapshot, "SETTLED", 150)
+    r = engine.Retriever.from_pretrained(encoder(open_checkpoint(small("clip-other"))))
+    chance = torch.Generator().manual_seed(3)
+    fine = F.normalize(torch.randn(300, 70, generator=chance), dim=1)
+    reductions = []
+    for start, end in ((0, 1), (1, 100), (100, 200), (200, 300)):
+        r.add(embeddings=fine[start:end])
+        assert r.index.reduction is not None
+        reductions.append(torch.from_numpy(r.index.reduction))
+        torch.testing.assert_close(torch.from_numpy(r.index.coarse), fine[:end] @ reductions[-1])
+    assert torch.equal(reductions[2], learn_reduction(fine[:200], 64))
+    assert torch.equal(reductions[3], reductions[2])
+    torch.testing.assert_close(reductions[2].T @ reductions[2], torch.eye(64), atol=1e-5, rtol=0)
+
+
+def test_a_refused_item_changes_no_reduction(small: Any) -> None:
+    r = engine.Retriever.from_pretrained(encoder(open_checkpoint(small("clip"))))
+    r.add(embeddings=torch.eye(20))
+    before = r.index
+    with pytest.raises(engine.InvalidArgument, match="NaN or inf in row 1"):
+        r.add(embeddings=torch.tensor([[1.0] * 20, [torch.nan] * 20]))
+    with pytest.raises(engine.InvalidArgument, match="ids that the index does not hold yet"):
+        r.add(embeddings=torch.ones(1, 20), ids=[0])
+    assert r.index is before

@@ -17,7 +17,10 @@ EXAMPLE_CHECKPOINT = Path(__file__).parent.parent / "examples" / "checkpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Checkpoint = Annotated[
-    Path, typer.Option("--checkpoint", help="The encoder: a checkpoint directory.")
+    Path,
+    typer.Option(
+        "--checkpoint", help="The encoder: a checkpoint or export directory, or a Hugging Face id."
+    ),
 ]
 Candidates = Annotated[
     int | None, typer.Option(help="How many the coarse stage keeps; default max(128, 4k).")
@@ -83,7 +86,7 @@ def search(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or export directory.")],
     dataset: Annotated[Path, typer.Option(help="A folder with captions.jsonl.")],
     split: Annotated[str | None, typer.Option(help="A split named in captions.jsonl.")] = None,
     part: Annotated[str, typer.Option(help="The part of the split to search.")] = "test",
@@ -159,6 +162,21 @@ def train(
     )
     facts = run(read_dataset(dataset, split, "train"), output, image_weights, settings, features)
     _print(facts, as_json, f"{facts['pictures']:,} pictures seen; checkpoint written to {output}")
+
+
+@app.command()
+def convert(
+    pickled: Annotated[Path, typer.Argument(help="Weights as .pt or .bin.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The checkpoint directory, whose configuration they must fit.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write pickled weights into a checkpoint directory as safetensors, which everything else reads."""
+    from engine.checkpoints.convert import convert as run
+
+    written = run(pickled, checkpoint)
+    _print({"weights": str(written)}, as_json, f"weights written to {written}")
 
 
 @app.command()

@@ -97,7 +97,7 @@ def check_files(directory: Path, kind: Kind) -> None:
     if weights[0] in missing and (pickles := _pickles(directory)):
         remedy = (
             f"Found {pickles[0].name}, a pickle, which is read only on request: "
-            f"python -m engine convert {pickles[0]} {directory / weights[0]}"
+            f"python -m engine convert {pickles[0]} {directory}"
         )
     raise CheckpointError(
         f"{directory}: {', '.join(names[0] for names in needed)} expected, missing {', '.join(missing)}. {remedy}"

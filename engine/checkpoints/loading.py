@@ -47,6 +47,13 @@ def load_model(model_class: type[Model], directory: Path) -> Model:
 
 def load_weights(model: Model, weights: Mapping[str, Tensor], file: Path) -> Model:
     """The same for weights that were read from `file` and renamed to the model's own keys."""
+    compare_weights(model, weights, file)
+    model.load_state_dict(weights)
+    return _ready(model)
+
+
+def compare_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], file: Path) -> None:
+    """CheckpointError where the keys or shapes of `weights`, from `file`, are not the model's."""
     wanted = model.state_dict()
     refuse_differences(
         file,
@@ -58,8 +65,6 @@ def load_weights(model: Model, weights: Mapping[str, Tensor], file: Path) -> Mod
             if weights[key].shape != wanted[key].shape
         ],
     )
-    model.load_state_dict(weights)
-    return _ready(model)
 
 
 def _ready(model: Model) -> Model:
@@ -82,7 +87,7 @@ def refuse_differences(file: Path, **differences: Any) -> None:
     `mismatched_keys` are (key, shape in the file, shape by the configuration).
     """
     found = "; ".join(
-        f"{name.replace('_', ' ')}: {sorted(map(str, keys))[:3]}"
+        f"{name.replace('_', ' ')}: {_first(sorted(map(str, keys)))}"
         for name, keys in differences.items()
         if keys
     )
@@ -91,6 +96,10 @@ def refuse_differences(file: Path, **differences: Any) -> None:
             f"{file}: the weights that the configuration describes expected, got {found}. "
             "The two files belong to different models: save the checkpoint again."
         )
+
+
+def _first(keys: list[str]) -> str:
+    return f"{keys[:3]}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
 
 
 @contextmanager

@@ -70,7 +70,7 @@ TRANSPOSED = ("visual_projection.weight", "text_projection.weight")  # they mult
 
 def load_open_clip(directory: Path) -> CLIPModel:
     """The model of an open_clip directory, in float32 and ready for inference."""
-    model = CLIPModel(_configuration(directory))
+    model = CLIPModel(configuration(directory))
     file = next(
         directory / name for name in (OPEN_CLIP_WEIGHTS, WEIGHTS) if (directory / name).is_file()
     )
@@ -119,7 +119,8 @@ def image_processor(directory: Path) -> CLIPImageProcessorPil:
     )
 
 
-def _configuration(directory: Path) -> CLIPConfig:
+def configuration(directory: Path) -> CLIPConfig:
+    """Of the model in transformers' terms; CheckpointError where it cannot be said in them."""
     model = _model(directory)
     vision, text, activation = model["vision"], model["text"], model["activation"]
     return CLIPConfig(

@@ -1,22 +1,25 @@
 """Checkpoints of every kind: their vectors are transformers' own, and what is damaged is refused by name."""
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import engine
 from engine.checkpoints import Checkpoint, open_checkpoint, open_processor
+from engine.checkpoints.convert import convert
+from engine.cli import app
 from engine.encoders.torch_encoder import torch_encoder
 from engine.reduction import learn_reduction
-from tests.conftest import PICTURES, ROOT
+from tests.conftest import PICTURES
 from tests.engine.open_clip_model import OpenClip
 from tests.engine.small_models import SMALL
 
@@ -85,8 +88,6 @@ def test_vectors_are_those_of_transformers(small: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
 def test_vectors_are_those_of_open_clip(small: Any, name: str) -> None:
-    from safetensors.torch import load_file
-
     checkpoint = open_checkpoint(small(name))
     config = json.loads((checkpoint.directory / "open_clip_config.json").read_text())
     oracle = OpenClip(config["model_cfg"]).eval()
@@ -167,32 +168,27 @@ def test_a_processor_opens_without_the_weights(small: Any, name: str, tmp_path: 
 
 
 def command(*arguments: object) -> Any:
-    child = subprocess.run(
-        [sys.executable, "-m", "engine", *map(str, arguments), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout)
+    """A command's JSON, run in this process: transformers takes seconds to import."""
+    outcome = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert outcome.exit_code == 0
+    return json.loads(outcome.stdout)
 
 
 def test_a_clip_directory_from_pictures_to_answers(
     small: Any, some_pictures: Path, tmp_path: Path
 ) -> None:
-    """`index`, then `search`, which opens the checkpoint that the index remembers; both modes agree."""
+    """`index`, then `search`, which opens the checkpoint that the index remembers."""
     place = tmp_path / "index"
     facts = command("index", some_pictures, "-o", place, "--checkpoint", small("clip-other"))
     assert facts["items"] == 6
     assert (facts["coarse"], facts["fine"]) == ("64 x float32", "70 x float32")
-    asked = ("search", place, "a red car", "--image", some_pictures / "notes.webp", "-k", "3")
-    (some_pictures / "notes.webp").write_bytes(sorted(some_pictures.glob("*/*"))[2].read_bytes())
-    two_stage, exact = (command(*asked, "--mode", mode) for mode in ("two_stage", "exact"))
-    assert two_stage["answers"] == exact["answers"]
-    itself = sorted(some_pictures.glob("*/*"))[2].relative_to(some_pictures).as_posix()
-    assert two_stage["answers"][1]["hits"][0]["id"] == itself
-    assert two_stage["answers"][1]["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+    file = sorted(some_pictures.glob("*/*"))[2]
+    found = command("search", place, "a red car", "--image", file, "-k", "3")
+    itself = found["answers"][1]["hits"][0]
+    assert itself["id"] == file.relative_to(some_pictures).as_posix()
+    assert itself["score"] == pytest.approx(1, abs=1e-5)
+    exact = engine.Retriever(place).search(["a red car", file], k=3, mode="exact")
+    assert [answer["hits"] for answer in found["answers"]] == exact.to_list()
 
 
 def test_a_siglip_checkpoint_is_evaluated(small: Any, tiny_dataset: Path) -> None:
@@ -231,3 +227,97 @@ def test_a_refused_item_changes_no_reduction(small: Any) -> None:
     with pytest.raises(engine.InvalidArgument, match="ids that the index does not hold yet"):
         r.add(embeddings=torch.ones(1, 20), ids=[0])
     assert r.index is before
+
+
+# ---------------------------------------------------------------- pickles, by request only
+
+
+def pickled(directory: Path, tmp_path: Path, wrap: str) -> tuple[Path, Path]:
+    """The weights of a checkpoint as a pickle, and a copy of its directory without them."""
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(directory, copy)
+    (weights,) = copy.glob("*.safetensors")
+    tensors = load_file(weights)
+    weights.unlink()
+    kept: Any = {"": tensors, "state_dict": {"epoch": 3, "state_dict": tensors}}.get(wrap)
+    if wrap == "module":
+        kept = {"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}
+    torch.save(kept, tmp_path / "weights.pt")
+    return tmp_path / "weights.pt", copy
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"), [("clip", ""), ("siglip2", "state_dict"), ("open_clip", "module")]
+)
+def test_converted_weights_give_the_same_vectors(
+    small: Any, tmp_path: Path, name: str, wrap: str
+) -> None:
+    file, copy = pickled(small(name), tmp_path, wrap)
+    with pytest.raises(engine.CheckpointError, match=r"missing .*model.safetensors"):
+        open_checkpoint(copy)
+    written = command("convert", file, copy)["weights"]
+    assert Path(written).parent == copy
+    before, after = (encoder(open_checkpoint(place)) for place in (small(name), copy))
+    assert torch.equal(before.encode_texts(SENTENCES).fine, after.encode_texts(SENTENCES).fine)
+
+
+def test_a_pickle_in_a_directory_is_never_opened_by_itself(small: Any, tmp_path: Path) -> None:
+    """It is named with the command that converts it."""
+    file, copy = pickled(small("clip"), tmp_path, "")
+    file.rename(copy / "pytorch_model.bin")
+    with pytest.raises(
+        engine.CheckpointError,
+        match=f"python -m engine convert {copy / 'pytorch_model.bin'} {copy}$",
+    ):
+        open_checkpoint(copy)
+
+
+def test_a_pickle_of_another_model(small: Any, tmp_path: Path) -> None:
+    file, copy = pickled(small("clip"), tmp_path, "")
+    tensors = torch.load(file, weights_only=True)
+    tensors["extra"] = tensors.pop("text_projection.weight")
+    tensors["visual_projection.weight"] = torch.zeros(3, 4)
+    torch.save(tensors, file)
+    with pytest.raises(engine.CheckpointError) as refused:
+        convert(file, copy)
+    message = str(refused.value)
+    for part in (
+        "weights.pt",
+        "missing keys: ['text_projection.weight']",
+        "unexpected keys: ['extra']",
+        "('visual_projection.weight', [3, 4], [20, 32])",
+    ):
+        assert part in message
+    assert not list(copy.glob("*safetensors*"))
+
+
+class Runs:
+    """What a pickle may do to whoever opens it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_that_would_run_something(small: Any, tmp_path: Path) -> None:
+    file, copy = pickled(small("clip"), tmp_path, "")
+    torch.save({"weight": torch.zeros(1), "evil": Runs(tmp_path / "ran")}, file)
+    for content in (file.read_bytes(), b"", b"\x80\x02no pickle"):
+        file.write_bytes(content)
+        with pytest.raises(engine.CheckpointError, match="a pickle of tensors alone expected"):
+            convert(file, copy)
+    torch.save({"weight": torch.zeros(1), "step": 7}, file)
+    with pytest.raises(engine.CheckpointError, match=r"tensors by name.* got also step"):
+        convert(file, copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_there_are_not_replaced(small: Any, tmp_path: Path) -> None:
+    file, copy = pickled(small("clip"), tmp_path, "")
+    convert(file, copy)
+    before = (copy / "model.safetensors").read_bytes()
+    with pytest.raises(engine.CheckpointError, match="Move it away"):
+        convert(file, copy)
+    assert (copy / "model.safetensors").read_bytes() == before

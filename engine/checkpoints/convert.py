@@ -1,0 +1,89 @@
+"""Pickled weights to safetensors: on request only, since a pickle may run anything when it is opened carelessly."""
+
+import os
+import pickle
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, CLIPModel, PreTrainedModel, SiglipModel
+
+from engine.checkpoints.files import OPEN_CLIP_WEIGHTS, WEIGHTS, kind_of
+from engine.checkpoints.loading import compare_weights
+from engine.checkpoints.open_clip import as_transformers, configuration
+from engine.errors import CheckpointError
+from engine.model import HiVLPModel
+
+MODELS: dict[str, type[PreTrainedModel]] = {
+    "hivlp": HiVLPModel,
+    "clip": CLIPModel,
+    "siglip": SiglipModel,
+}
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts put weights under
+PARALLEL = "module."  # what torch's data parallelism puts before every key
+
+
+def convert(pickled: Path, directory: Path) -> Path:
+    """Write the weights of a `.pt` or `.bin` into the checkpoint `directory`, as safetensors; returns the file.
+
+    The pickle may hold tensors and plain containers, nothing that runs (`weights_only`). Its keys and shapes must
+    be those that the directory's configuration describes; CheckpointError says which are not, with nothing written.
+    """
+    kind = kind_of(directory)
+    target = directory / (OPEN_CLIP_WEIGHTS if kind == "open_clip" else WEIGHTS)
+    if target.exists():
+        raise CheckpointError(f"{target}: no such file expected yet. Move it away to replace it.")
+    weights = _read(pickled)
+    with torch.device("meta"):  # shapes only
+        if kind == "open_clip":
+            compare_weights(CLIPModel(configuration(directory)), as_transformers(weights), pickled)
+        else:
+            model = MODELS[kind](AutoConfig.from_pretrained(directory, local_files_only=True))
+            # transformers once stored this buffer, and ignores it since.
+            weights = {k: w for k, w in weights.items() if not k.endswith(".position_ids")}
+            compare_weights(model, weights, pickled)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        # Cloned: safetensors refuses tensors that share their memory.
+        whole = {name: weight.clone().contiguous() for name, weight in weights.items()}
+        save_file(whole, draft, metadata={"format": "pt"})
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _read(pickled: Path) -> dict[str, Tensor]:
+    """The tensors by name, out of what a training script may have wrapped them in."""
+    try:
+        found: Any = torch.load(pickled, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{pickled}: a pickle of tensors alone expected, got: {reason} "
+            "It is not opened in any other way; save the weights with safetensors where they were made."
+        ) from None
+    for wrapper in WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(w, Tensor) for w in found.values()):
+        raise CheckpointError(
+            f"{pickled}: tensors by name, or these under one of {', '.join(WRAPPERS)}, expected, "
+            f"got {_described(found)}. Save model.state_dict()."
+        )
+    if found and all(name.startswith(PARALLEL) for name in found):
+        found = {name.removeprefix(PARALLEL): weight for name, weight in found.items()}
+    return dict(found)
+
+
+def _described(found: Any) -> str:
+    if not isinstance(found, Mapping):
+        return f"a {type(found).__name__}"
+    odd = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    return f"also {', '.join(odd[:3])}"

@@ -6,6 +6,7 @@ names, and the bytes that were hashed are the ones that are deserialised.
 
 import importlib
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from engine.device import pick_device
 from engine.encoders.dual_encoder import DualEncoder, Vectors, exported_encoder, in_parts
-from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine, TensorSpec, Tower
+from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine, Tower
 from engine.errors import CheckpointError, InvalidArgument, RuntimeUnavailable
 
 # The second is what the wheels hold; the first comes with a meta package.
@@ -32,13 +33,11 @@ def tensorrt_encoder(directory: Path, *, device: str = "auto", why: str) -> Dual
     manifest = Manifest.read(directory)
     place = pick_device(device)
     chosen = {tower: _choose(directory, manifest, tower, place) for tower in TOWERS}
-    towers = {}
-    for tower, (engine, library) in chosen.items():
-        content = manifest.content(directory, engine.file)
-        names = manifest.graphs[tower]
-        towers[tower] = TensorRTTower(
-            directory / engine.file, content, library, place, names.inputs, names.outputs
-        )
+    with torch.cuda.device(place):
+        towers = {
+            tower: TensorRTTower(Engine.load(directory, manifest, entry, library), manifest, place)
+            for tower, (entry, library) in chosen.items()
+        }
     return exported_encoder(
         directory, manifest, towers["image"], towers["text"], runtime="tensorrt", why=why
     )
@@ -86,35 +85,42 @@ def _imported(library: str) -> Any:
     return None
 
 
-class TensorRTTower:
-    """One engine, run by one thread at a time: CPU tensors in, CPU tensors out.
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A deserialised engine, and the runtime that made it, which it must not outlive."""
 
-    content: the engine, its hash compared already. inputs, outputs: what the manifest says of them.
-    """
+    entry: TensorRTEngine
+    file: Path
+    runtime: Any
+    engine: Any
 
-    def __init__(
-        self,
-        file: Path,
-        content: bytes,
-        library: Any,
-        device: torch.device,
-        inputs: dict[str, TensorSpec],
-        outputs: dict[str, TensorSpec],
-    ) -> None:
-        self.file, self.device, self.inputs, self.outputs = file, device, inputs, outputs
-        with torch.cuda.device(device):
-            # Kept: an engine must not outlive the runtime that made it.
-            self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
-            self._engine = self._runtime.deserialize_cuda_engine(content)
-            self._context = self._engine and self._engine.create_execution_context()
-        if not self._context:
+    @classmethod
+    def load(
+        cls, directory: Path, manifest: Manifest, entry: TensorRTEngine, library: Any
+    ) -> "Engine":
+        """Compare the hash of the file, and only then let `library` deserialise those bytes, on the current GPU."""
+        content = manifest.content(directory, entry.file)
+        runtime = library.Runtime(library.Logger(library.Logger.ERROR))
+        engine = runtime.deserialize_cuda_engine(content)
+        if engine is None:
             raise CheckpointError(
-                f"{file}: an engine that {library.__name__} {library.__version__} can run expected; it refused. "
-                "Build it again: python -m export.to_trt CHECKPOINT."
+                f"{directory / entry.file}: an engine that {entry.library} {entry.version} can run expected; it "
+                "refused, and its log says why. Build it again: python -m export.to_trt CHECKPOINT."
             )
-        shapes = [self._engine.get_tensor_profile_shape(name, 0) for name in inputs]
+        return cls(entry, directory / entry.file, runtime, engine)
+
+
+class TensorRTTower:
+    """One engine, run by one thread at a time: CPU tensors in, CPU tensors out."""
+
+    def __init__(self, loaded: Engine, manifest: Manifest, device: torch.device) -> None:
+        graph = manifest.graphs[loaded.entry.tower]
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.loaded, self.device = loaded, device
+        shapes = [loaded.engine.get_tensor_profile_shape(name, 0) for name in self.inputs]
         self.least = [tuple(shape[0]) for shape in shapes]
         self.most = [tuple(shape[2]) for shape in shapes]
+        self._context = loaded.engine.create_execution_context()
         self._stream = torch.cuda.Stream(device)
         self._lock = threading.Lock()  # a context holds the shapes and addresses of one run
 
@@ -125,24 +131,22 @@ class TensorRTTower:
         rows = len(inputs[0])
         missing = max(self.least[0][0] - rows, 0)  # filled with zeros and cut off again
         batch = [F.pad(tensor, (0,) * (2 * tensor.ndim - 1) + (missing,)) for tensor in inputs]
-        for name, tensor, least, most in zip(
-            self.inputs, batch, self.least, self.most, strict=True
-        ):
-            shape = tuple(tensor.shape)
-            if not all(low <= size <= high for low, size, high in zip(least, shape, most)):  # noqa: B905  # rank checked by the engine
+        for at, (name, tensor) in enumerate(zip(self.inputs, batch, strict=True)):
+            sizes = zip(self.least[at], tensor.shape, self.most[at], strict=True)
+            if not all(least <= size <= most for least, size, most in sizes):
                 raise InvalidArgument(
                     name,
-                    expected=f"a shape from {least} to {most}, which {self.file.name} was built for",
-                    got=str(shape),
-                    remedy="Build it for larger inputs, or run the export with ONNX Runtime.",
+                    expected=f"a shape from {self.least[at]} to {self.most[at]}, the profile of {self.loaded.file}",
+                    got=str(tuple(tensor.shape)),
+                    remedy="Build it for such inputs, or run the export with ONNX Runtime.",
                 )
         with self._lock, torch.cuda.device(self.device), torch.cuda.stream(self._stream):
-            vectors = self._execute(batch, rows + missing)
-        return vectors[0][:rows], vectors[1][:rows]
+            coarse, fine = self._execute(batch, rows + missing)
+        return coarse[:rows], fine[:rows]
 
     def _execute(self, batch: list[Tensor], rows: int) -> list[Tensor]:
         """Coarse and fine float32 on the CPU, all the stream's work done."""
-        held = []  # on the device until the stream is done
+        held = []  # so that the memory stays theirs until the stream is done
         for (name, spec), tensor in zip(self.inputs.items(), batch, strict=True):
             there = tensor.to(self.device, getattr(torch, spec.dtype)).contiguous()
             self._context.set_input_shape(name, tuple(there.shape))
@@ -157,7 +161,8 @@ class TensorRTTower:
             results.append(result)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise RuntimeUnavailable(
-                f"{self.file}: TensorRT refused to run; its log says why. Run the export with ONNX Runtime instead."
+                f"{self.loaded.file}: TensorRT refused to run; its log says why. "
+                "Run the export with ONNX Runtime instead."
             )
         self._stream.synchronize()
         return [result.float().cpu() for result in results]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.dataset import CAPTIONS, read_dataset
+from engine.dataset import CAPTIONS, Picture, read_dataset
 from engine.encoders import Encoder, encode_all
 from engine.images import find_images
 from engine.progress import progress
@@ -14,7 +14,8 @@ def index_folder(folder: Path, encoder: Encoder) -> Retriever:
 
     Where the folder has a `captions.jsonl`, its pictures are taken, and their captions become metadata.
     """
-    images, metadata = find_images(folder), None
+    images: list[Picture] = [*find_images(folder)]
+    metadata = None
     if (folder / CAPTIONS).is_file():
         examples = read_dataset(folder)
         images = [example.image for example in examples]
@@ -22,6 +23,9 @@ def index_folder(folder: Path, encoder: Encoder) -> Retriever:
     with progress(f"encoding {folder}", len(images)) as advance:
         vectors = encode_all(encoder, images, advance)
     retriever = Retriever.from_pretrained(encoder)
-    ids = [image.relative_to(folder).as_posix() for image in images]
+    ids = [
+        image.relative_to(folder).as_posix() if isinstance(image, Path) else image.name
+        for image in images
+    ]
     retriever.add(embeddings=vectors, ids=ids, metadata=metadata)
     return retriever

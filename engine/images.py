@@ -10,7 +10,9 @@ from engine.errors import DatasetError, ImageError, MissingPackage
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    ImageSource: TypeAlias = Image | Path | bytes
+    from engine.dataset import Member
+
+    ImageSource: TypeAlias = Image | Path | Member | bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -32,7 +34,8 @@ def read_image(source: "ImageSource") -> "Image":
     except ImportError:
         raise MissingPackage.of("pillow", "models", "Reading images") from None
 
-    name = str(source) if isinstance(source, Path) else f"image of type {type(source).__name__}"
+    held = isinstance(source, bytes) or is_image(source)
+    name = f"image of type {type(source).__name__}" if held else str(source)
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a decompression bomb and of broken metadata; our own cap follows.

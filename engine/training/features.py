@@ -41,7 +41,7 @@ def features_key(examples: Sequence[Example], image_weights: Path, views: int, s
     """What the features depend on: the pictures' names and sizes, the tower's weights, views and seed."""
     digest = sha256(image_weights.read_bytes())
     for example in examples:
-        digest.update(f"{example.image}:{example.image.stat().st_size};".encode())
+        digest.update(f"{example.image}:{example.file_size};".encode())
     digest.update(f"{views}, {seed}".encode())
     return digest.hexdigest()
 

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, CLIPModel, PreTrainedModel, SiglipModel
 
-from engine.checkpoints.files import OPEN_CLIP_WEIGHTS, WEIGHTS, kind_of
+from engine.checkpoints.files import OPEN_CLIP_WEIGHTS, WEIGHTS, Kind, kind_of
 from engine.checkpoints.loading import compare_weights
 from engine.checkpoints.open_clip import as_transformers, configuration
+from engine.checkpoints.refusals import expected
 from engine.errors import CheckpointError
 from engine.model import HiVLPModel
 
@@ -38,14 +39,12 @@ def convert(pickled: Path, directory: Path) -> Path:
     if target.exists():
         raise CheckpointError(f"{target}: no such file expected yet. Move it away to replace it.")
     weights = _read(pickled)
-    with torch.device("meta"):  # shapes only
-        if kind == "open_clip":
-            compare_weights(CLIPModel(configuration(directory)), as_transformers(weights), pickled)
-        else:
-            model = MODELS[kind](AutoConfig.from_pretrained(directory, local_files_only=True))
-            # transformers once stored this buffer, and ignores it since.
-            weights = {k: w for k, w in weights.items() if not k.endswith(".position_ids")}
-            compare_weights(model, weights, pickled)
+    if kind == "open_clip":
+        compare_weights(_without_weights(directory, kind), as_transformers(weights), pickled)
+    else:
+        # transformers once stored this buffer, and ignores it since.
+        weights = {k: w for k, w in weights.items() if not k.endswith(".position_ids")}
+        compare_weights(_without_weights(directory, kind), weights, pickled)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     try:
         # Cloned: safetensors refuses tensors that share their memory.
@@ -57,6 +56,14 @@ def convert(pickled: Path, directory: Path) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return target
+
+
+def _without_weights(directory: Path, kind: Kind) -> PreTrainedModel:
+    """The model that the configuration describes: keys and shapes alone."""
+    with expected(f"{directory}: the configuration of a {kind} model"), torch.device("meta"):
+        if kind == "open_clip":
+            return CLIPModel(configuration(directory))
+        return MODELS[kind](AutoConfig.from_pretrained(directory, local_files_only=True))
 
 
 def _read(pickled: Path) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from engine.checkpoints.files import WEIGHTS
+from engine.checkpoints.refusals import expected
 from engine.errors import CheckpointError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -20,22 +20,15 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 def load_model(model_class: type[Model], directory: Path) -> Model:
     """The model of a directory in float32 and ready for inference; safetensors only."""
-    try:
-        with _quiet_transformers():
-            loaded: Any = model_class.from_pretrained(
-                directory,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below with the names, not by a traceback
-            )
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"{directory}: a readable checkpoint expected, got: {error}"
-        ) from None
+    with expected(f"{directory}: a readable checkpoint"), _quiet_transformers():
+        loaded: Any = model_class.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below with the names, not by a traceback
+        )
     model, report = loaded
     assert isinstance(model, model_class)
     refuse_differences(
@@ -75,10 +68,8 @@ def _ready(model: Model) -> Model:
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file; CheckpointError where it is none."""
-    try:
+    with expected(f"{file}: readable safetensors"):
         return load_file(file)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: readable safetensors expected, got: {error}") from None
 
 
 def refuse_differences(file: Path, **differences: Any) -> None:

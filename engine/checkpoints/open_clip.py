@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from engine.checkpoints.files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS, read_json
 from engine.checkpoints.loading import load_weights, read_safetensors
+from engine.checkpoints.refusals import expected
 from engine.errors import CheckpointError
 
 # Each setting of a tower and what open_clip takes where the file does not say.
@@ -70,7 +71,8 @@ TRANSPOSED = ("visual_projection.weight", "text_projection.weight")  # they mult
 
 def load_open_clip(directory: Path) -> CLIPModel:
     """The model of an open_clip directory, in float32 and ready for inference."""
-    model = CLIPModel(configuration(directory))
+    with expected(f"{directory / OPEN_CLIP_CONFIG}: the settings of a CLIP"):
+        model = CLIPModel(configuration(directory))
     file = next(
         directory / name for name in (OPEN_CLIP_WEIGHTS, WEIGHTS) if (directory / name).is_file()
     )
@@ -154,8 +156,8 @@ def _model(directory: Path) -> dict[str, Any]:
     model = _settings(directory, config, "model_cfg", MODEL)
     vision = _settings(directory, model, "vision_cfg", VISION)
     text = _settings(directory, model, "text_cfg", TEXT)
-    whole = (model["embed_dim"], *(value for key, value in {**vision, **text}.items()))
-    if not all(type(value) in (int, float) and value > 0 for value in whole):
+    numbers = (model["embed_dim"], *vision.values(), *text.values())
+    if not all(type(number) in (int, float) and number > 0 for number in numbers):
         raise CheckpointError(
             f"{directory / OPEN_CLIP_CONFIG}: positive numbers expected for embed_dim, vision_cfg and text_cfg, "
             f"got {model['embed_dim']}, {vision}, {text}. Only open_clip's vision transformers are read."

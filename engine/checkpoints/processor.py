@@ -19,6 +19,7 @@ from engine.checkpoints.files import (
     processor_files,
     read_json,
 )
+from engine.checkpoints.refusals import expected
 from engine.encoders.manifest import Padding
 from engine.errors import CheckpointError
 
@@ -88,15 +89,9 @@ def _positions(directory: Path) -> int:
     if (directory / CONFIG).is_file():
         from transformers import AutoConfig
 
-        try:
+        with expected(f"{directory / CONFIG}: the configuration of a text and an image tower"):
             config = AutoConfig.from_pretrained(directory, local_files_only=True)
             return int(config.text_config.max_position_embeddings)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(
-                f"{directory / CONFIG}: the configuration of a text and an image tower expected, got: {error}"
-            ) from None
     model = read_json(directory / OPEN_CLIP_CONFIG).get("model_cfg", {})
     return int(model.get("text_cfg", {}).get("context_length", 77))
 
@@ -110,18 +105,14 @@ def _tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     settings = read_json(directory / TOKENIZER_CONFIG)
-    try:
+    remedy = "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
+    with expected(f"{directory}: a readable {TOKENIZER}", remedy):
         if (directory / TOKENIZER).is_file():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
             if settings.get("tokenizer_class", "").startswith("Siglip2Tokenizer"):
                 _lower_case(tokenizer.backend_tokenizer)
         else:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise CheckpointError(
-            f"{directory}: a readable {TOKENIZER} expected, got: {error}. "
-            "Save the tokenizer again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
-        ) from None
     if tokenizer.pad_token is None:
         raise CheckpointError(
             f"{directory / TOKENIZER_CONFIG}: a pad_token expected, got none. Name the one of the training."
@@ -145,9 +136,5 @@ def _image_processor(directory: Path) -> Any:
         from engine.checkpoints.open_clip import image_processor
 
         return image_processor(directory)
-    try:
+    with expected(f"{directory / PREPROCESSOR}: the settings of an image processor"):
         return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{directory / PREPROCESSOR}: the settings of an image processor expected, got: {error}"
-        ) from None

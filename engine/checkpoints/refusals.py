@@ -1,0 +1,32 @@
+"""What `transformers` and what it builds on raise for files that they cannot use: it has no error of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from engine.errors import CheckpointError
+
+REFUSALS: tuple[type[Exception], ...] = (
+    OSError,  # files
+    ValueError,  # JSON, and settings that contradict each other
+    TypeError,  # settings of another type
+    KeyError,
+    AttributeError,
+    RuntimeError,  # torch: shapes that cannot be
+    ImportError,  # packages that a tokenizer needs
+    SafetensorError,
+    StrictDataclassError,  # settings of another type, in configurations
+)
+
+
+@contextmanager
+def expected(what: str, remedy: str = "") -> Iterator[None]:
+    """Turn a refusal within into a CheckpointError: `what` (the file first) was expected, and what came."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except REFUSALS as error:
+        raise CheckpointError(f"{what} expected, got: {error}. {remedy}".rstrip()) from None

@@ -11,17 +11,17 @@ from engine.encoders.manifest import MANIFEST
 from engine.errors import InvalidArgument
 
 
-def refuse_foreign(out: Path) -> None:
-    """InvalidArgument where `out` holds what we did not write: something, but no manifest of ours."""
-    if not out.exists() or (
-        out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))
-    ):
+def refuse_foreign(out: Path, mark: str = MANIFEST) -> None:
+    """InvalidArgument where `out` holds what we did not write: something, but no file called `mark`."""
+    if not out.exists():
+        return
+    if out.is_dir() and ((out / mark).is_file() or not any(out.iterdir())):
         return
     raise InvalidArgument(
         "output",
-        expected=f"a free name, an empty directory, or an earlier export (with its {MANIFEST})",
+        expected=f"a free name, an empty directory, or an earlier one of its kind (with its {mark})",
         got=f"{out}, which holds something else",
-        remedy="Choose another place with -o.",
+        remedy="Choose another place.",
     )
 
 

@@ -20,8 +20,7 @@ Array = NDArray[Any]
 OPSET = 22  # the first in which convolutions may be bfloat16
 OUTPUTS = ("coarse", "fine")
 ONE_FILE = 2_000_000_000  # protobuf holds 2 GiB: larger weights go to a file beside the graph
-# How far coordinates of unit vectors may lie apart between torch and ONNX Runtime, which sum in other orders.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = 0.01  # of coordinates of unit vectors between batch sizes: sums in another order, in float16 too
 
 
 def export_graph(
@@ -57,6 +56,7 @@ def export_graph(
             for axis, name in varying.items():  # the exporter's own names, s99, say nothing
                 if not isinstance(tensor.shape[axis], int):
                     tensor.shape[axis] = name
+        _forget_where(program.model)
         apart = sum(weight.const_value.nbytes for weight in graph.initializers.values()) > ONE_FILE
         program.save(file, external_data=apart)
         onnx.checker.check_model(file, full_check=True)
@@ -109,37 +109,44 @@ def widened(model: Any) -> Any:
     return model
 
 
-def check_batches(
-    tower: ExportedTower, file: Path, inputs: Mapping[str, torch.Tensor], sizes: Sequence[int]
-) -> None:
-    """The graph gives torch's vectors at every one of `sizes`; ExportError where a size was frozen into it.
+def check_batches(file: Path, inputs: Mapping[str, torch.Tensor], sizes: Sequence[int]) -> None:
+    """A row's vectors do not depend on how many share its batch; ExportError where a size was frozen in the graph.
 
-    inputs: a few of each; torch computes them once, and a batch of `size` repeats them.
+    inputs: a few of each, repeated to each of `sizes`. Whether they are torch's vectors is for parity to say.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
-    with torch.inference_mode():
-        expected = [vectors.numpy() for vectors in tower(*inputs.values())]
-    few = len(expected[0])
     session = open_graph(file)
+    few = {name: tensor.numpy() for name, tensor in inputs.items()}
+    expected = run_graph(session, few)
     for size in sizes:
-        rows = np.arange(size) % few
-        batch = {name: tensor.numpy()[rows] for name, tensor in inputs.items()}
+        rows = np.arange(size) % len(expected[0])
         try:
-            found = run_graph(session, batch)
+            found = run_graph(session, {name: array[rows] for name, array in few.items()})
         except (refusals.InvalidArgument, refusals.RuntimeException, refusals.Fail) as error:
             raise ExportError(
                 f"{file.name}: a graph that takes a batch of {size} expected; ONNX Runtime: {_reason(error)}"
             ) from None
-        for name, ours, theirs in zip(OUTPUTS, expected, found, strict=True):
-            apart = (
-                np.abs(ours[rows] - theirs).max() if theirs.shape == ours[rows].shape else np.inf
-            )
-            if not apart <= TOLERANCE[tower.dtype]:
+        for name, apart, together in zip(OUTPUTS, expected, found, strict=True):
+            wanted = apart[rows]
+            if wanted.shape != together.shape or not np.allclose(
+                wanted, together, rtol=0, atol=TOLERANCE, equal_nan=True
+            ):
                 raise ExportError(
-                    f"{file.name}: torch's {name} {ours[rows].shape} expected at a batch of {size}, "
-                    f"got {theirs.shape} from ONNX Runtime, {apart:.2g} apart."
+                    f"{file.name}: the same {name} {wanted.shape} expected at a batch of {size} as at "
+                    f"{len(apart)}, got other values, {together.shape}."
                 )
+
+
+def _forget_where(model: Any) -> None:
+    """Drop torch's notes on every node: stack traces with this machine's paths, larger than a small graph."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for part in (model, model.graph, *model.graph.inputs, *model.graph.initializers.values()):
+        part.metadata_props.clear()
 
 
 def _spec(tensor: Any) -> TensorSpec:

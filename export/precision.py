@@ -37,8 +37,8 @@ IN_FLOAT32 = {
 class Float32Where(TorchFunctionMode):
     """While active, normalisations, softmax, sums and means compute in float32, whatever dtype comes in.
 
-    Their results go back to that dtype, except those of `F.normalize`: unit vectors stay float32. Products, and
-    with them nearly all of the work, keep the dtype of their operands.
+    Their results go back to that dtype, unless the caller asked for one; those of `F.normalize`, unit vectors, stay
+    float32. Products, and with them nearly all of the work, keep the dtype of their operands.
     """
 
     def __torch_function__(
@@ -56,7 +56,7 @@ class Float32Where(TorchFunctionMode):
         low = _low_dtype(args)
         if func in IN_FLOAT32 and low is not None:
             result = func(*_widened(args), **{name: _wide(x) for name, x in kwargs.items()})
-            return result.to(low)
+            return result if kwargs.get("dtype") else result.to(low)
         return func(*args, **kwargs)
 
 

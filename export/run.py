@@ -194,7 +194,7 @@ def _graph(
     examples = dict(zip(names, few, strict=True))
     file = draft / f"{name}.onnx"
     graph = export_graph(tower, examples, file, dynamic_tokens=dynamic_tokens)
-    check_batches(tower, file, examples, sorted({1, 3, profile[BATCH][2]}))
+    check_batches(file, examples, sorted({1, 3, profile[BATCH][2]}))
     return graph
 
 

@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 from engine.encoders.manifest import TOWERS, Manifest, TensorSpec, Tower
-from export.directory import written_aside
+from export.directory import refuse_foreign, written_aside
 
+CONFIG = "config.pbtxt"
 TYPES = {"float32": "TYPE_FP32", "int32": "TYPE_INT32"}
 
 
@@ -27,6 +28,7 @@ def _write_model(
     if len(plans) == 1:
         platform, source, target = "tensorrt_plan", plans[0].file, "model.plan"
     model = repository / f"{name}_{tower}"
+    refuse_foreign(model, CONFIG)
     _, usual, largest = manifest.profile["batch"]
     with written_aside(model) as draft:
         version = draft / "1"
@@ -42,7 +44,7 @@ def _write_model(
             *(_tensor("output", key, spec) for key, spec in graph.outputs.items()),
             f"dynamic_batching {{ preferred_batch_size: [ {usual} ] max_queue_delay_microseconds: 1000 }}",
         ]
-        (draft / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (draft / CONFIG).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return model
 
 

@@ -9,7 +9,7 @@ For each level (a coarse and a fine vector by default; any number, any dims) of 
               and the same from text to image, averaged: CLIP's loss (arXiv 2103.00020) with several positives
               (arXiv 2004.11362), so that two captions of one picture, or two pictures of one thing, are no
               negatives of each other
-    sigmoid   Σ_ij softplus(-z_ij (logits_ij + bias)) / B,  z = +1 for positives, else -1: SigLIP's (arXiv 2303.15343)
+    sigmoid   Σ_ij softplus(-z_ij (logits_ij + bias)) / B,  z = 1 for positives, else -1: SigLIP (arXiv 2303.15343)
 
     loss = Σ_level weight · contrastive  +  distillation · Σ_level below the last  KL(teacher ‖ level)
 

@@ -86,38 +86,82 @@ def search(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint or export directory.")],
-    dataset: Annotated[Path, typer.Option(help="A folder with captions.jsonl.")],
-    split: Annotated[str | None, typer.Option(help="A split named in captions.jsonl.")] = None,
-    part: Annotated[str, typer.Option(help="The part of the split to search.")] = "test",
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A checkpoint or export directory, or vectors (.safetensors, folder of .npy)."
+        ),
+    ],
+    dataset: Annotated[
+        Path,
+        typer.Option(help="A folder with captions or tars, a captions file, dataset_coco.json, …"),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the pictures, if not the captions file's.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="A split named in the captions file.")] = None,
+    part: Annotated[str, typer.Option(help="The part of the split that asks.")] = "test",
+    pool: Annotated[
+        Literal["part", "all"],
+        typer.Option(help="Search that part, or all of the data set (the 31K and 123K pools)."),
+    ] = "part",
     captions: Annotated[
-        Literal["all", "first"], typer.Option(help="Ask with all captions, or the first.")
+        Literal["all", "first"], typer.Option(help="Take all captions of a picture, or the first.")
     ] = "all",
-    candidates: Annotated[int, typer.Option(help="How many the coarse stage keeps.")] = 32,
+    candidates: Annotated[
+        str, typer.Option(help="How many the coarse stage keeps: each of a list such as 8,16,32.")
+    ] = "32",
+    dims: Annotated[
+        str,
+        typer.Option(help="Coarse dims at which to try PCA and truncation too, such as 4,8,16."),
+    ] = "",
+    folds: Annotated[
+        int, typer.Option(help="The mean over so many equal parts: 5 for COCO 1K.")
+    ] = 1,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale given vectors to unit length.")
+    ] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out, and list, what cannot be used.")
+    ] = False,
+    save_vectors: Annotated[
+        Path | None,
+        typer.Option(help="Keep the vectors in this .safetensors file, to evaluate again."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Also write the figures as JSON here.")
+        list[Path] | None,
+        typer.Option(
+            "-o", "--output", help="Also write .json, .md, or a plot (.png, …); repeatable."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Recall of a checkpoint on captioned pictures, both directions, by way of searching."""
-    from engine.dataset import read_dataset
-    from engine.encoders import open_encoder
-    from engine.evaluation import evaluate as measure
+    """Recall on captioned pictures, both directions, by way of searching."""
+    from engine.evaluation.command import Request, check_outputs, counts, write_outputs
 
-    examples = read_dataset(dataset, split, part)
-    encoder = open_encoder(checkpoint)
-    report = measure(encoder, examples, captions=captions, candidates=candidates)
-    facts = {
-        "checkpoint_sha256": encoder.reference.sha256,
-        "split": split,
-        "part": part,
-        "asked_with": captions,
-        **report.to_dict(),
-    }
-    if output is not None:
-        output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    title = f"{report.pictures:,} pictures, {report.captions:,} captions\n\n"
-    _print(facts, as_json, title + report.to_markdown())
+    check_outputs(output or [])
+    request = Request(
+        source=source,
+        dataset=dataset,
+        images=images,
+        split=split,
+        part=part,
+        pool=pool,
+        captions=captions,
+        candidates=counts("candidates", candidates),
+        dims=counts("dims", dims),
+        folds=folds,
+        normalize=normalize,
+        skip=skip,
+        save_vectors=save_vectors,
+    )
+    facts, report = request.measure()
+    write_outputs(facts, report, output or [])
+    for line in facts["skipped"]:
+        typer.echo(f"left out: {line}", err=True)
+    title = f"{report.pictures:,} pictures, {report.captions:,} captions"
+    left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
+    _print(facts, as_json, f"{title}{left_out}\n\n{report.to_markdown()}")
 
 
 @app.command()

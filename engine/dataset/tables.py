@@ -55,10 +55,10 @@ def comma_separated(file: Path) -> Iterator[Record]:
 def parquet(file: Path) -> Iterator[Record]:
     """Apache Parquet; columns of other names are not read."""
     try:
-        from pyarrow import ArrowException  # type: ignore[import-untyped]
-        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError:
-        raise MissingPackage.of("pyarrow", "parquet", "Reading Parquet") from None
+        raise MissingPackage.of("pyarrow", "evaluate", "Reading Parquet") from None
     number = 0
     try:
         with ParquetFile(file) as opened:

@@ -1,137 +1,83 @@
-"""Recall@K and AR, text to image and image to text, by the protocol of the image-text literature.
+"""Recall@K, AR and median rank from places, with bootstrap confidence intervals.
 
 A query counts as answered at K if any of its first K hits shows what it asks for: for a caption, a picture of the
 same concept; for a picture, a caption of its concept. AR is the mean of R@1, R@5 and R@10 in both directions
 (LightningDOT, arXiv 2103.08784).
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from engine.dataset import Example
-from engine.embeddings import Embeddings
-from engine.encoders import Encoder, encode_all
-from engine.progress import progress
-from engine.reduction import COARSE_DIM
-from engine.retriever import Mode, Retriever
+from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
+RESAMPLES = 2000
+SEED = 0  # every figure is resampled from the same seed, so that none depends on what else was measured
+
+Direction = Literal["text_to_image", "image_to_text"]
+DIRECTIONS: tuple[Direction, Direction] = ("text_to_image", "image_to_text")
 
 
 @dataclass(frozen=True)
 class Recalls:
-    """Percentages of queries answered within K hits, K = 1, 5, 10, and their mean, AR."""
+    """Percentages of queries answered within K hits, K = 1, 5, 10; their mean, AR; and what they may be by chance.
+
+    median_rank: per direction; None = beyond the places that were looked at.
+    intervals: per direction and K, and for "average", the percentages between which 95 % of resamples lie.
+    """
 
     text_to_image: dict[str, float]
     image_to_text: dict[str, float]
     average: float
+    median_rank: dict[str, float | None]
+    intervals: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Report:
-    """One encoder on one set of pictures: recalls by way of searching, in the order fine, two-stage, coarse."""
+def recalls_of(text_to_image: Tensor, image_to_text: Tensor, depth: int) -> Recalls:
+    """Recalls from the places (int64, from 1; more than `depth` = not found) of every query of each direction.
 
-    pictures: int
-    captions: int
-    coarse_dim: int
-    fine_dim: int
-    candidates: int
-    recalls: dict[str, Recalls]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """A table, one row a way of searching."""
-        head = ["search", *(f"t→i R@{k}" for k in CUTOFFS), *(f"i→t R@{k}" for k in CUTOFFS), "AR"]
-        rows = [
-            [
-                name,
-                *(f"{value:.1f}" for value in recalls.text_to_image.values()),
-                *(f"{value:.1f}" for value in recalls.image_to_text.values()),
-                f"{recalls.average:.1f}",
-            ]
-            for name, recalls in self.recalls.items()
-        ]
-        lines = [head, ["---"] * len(head), *rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def evaluate(
-    encoder: Encoder,
-    examples: Sequence[Example],
-    *,
-    captions: Literal["all", "first"] = "all",
-    candidates: int = 32,
-) -> Report:
-    """Encode every picture and caption once, then search each way in both directions.
-
-    Args:
-        captions: ask with every caption of a picture, or only with its first.
-        candidates: how many the coarse stage keeps in the two-stage search.
+    The intervals are percentile bootstraps over queries. They say how much the figure would move with other queries
+    of the same kind, taken as independent: captions of one picture are not quite.
     """
-    concepts = np.array([example.concept for example in examples])
-    kept = [example.captions if captions == "all" else example.captions[:1] for example in examples]
-    texts = [text for group in kept for text in group]
-    text_concepts = np.repeat(concepts, [len(group) for group in kept])
-    with progress("encoding pictures", len(examples)) as advance:
-        images = encode_all(encoder, [example.image for example in examples], advance)
-    with progress("encoding captions", len(texts)) as advance:
-        sentences = encode_all(encoder, texts, advance)
-    fine_dim = images.fine.shape[1]
-    # Without a coarse head, `recalls_at` searches with a reduction learned from the items, as an index would.
-    coarse_dim = min(COARSE_DIM, fine_dim) if images.coarse is None else images.coarse.shape[1]
-    ways: dict[str, Mode] = {
-        f"fine, all items ({fine_dim}-d)": "exact",
-        f"coarse {coarse_dim}-d, then fine over {candidates}": "two_stage",
-        f"coarse alone ({coarse_dim}-d)": "coarse",
+    places = {"text_to_image": text_to_image.numpy(), "image_to_text": image_to_text.numpy()}
+    figures = {
+        name: {f"R@{k}": 100 * float((found <= k).mean()) for k in CUTOFFS}
+        for name, found in places.items()
     }
-    return Report(
-        pictures=len(examples),
-        captions=len(texts),
-        coarse_dim=coarse_dim,
-        fine_dim=fine_dim,
-        candidates=candidates,
-        recalls={
-            name: _both_directions(images, concepts, sentences, text_concepts, mode, candidates)
-            for name, mode in ways.items()
-        },
+    chance = np.random.default_rng(SEED)
+    resampled = {name: _resampled(found, chance) for name, found in places.items()}
+    intervals: dict[str, Any] = {
+        name: {f"R@{k}": _middle(column) for k, column in zip(CUTOFFS, columns.T, strict=True)}
+        for name, columns in resampled.items()
+    }
+    both = np.hstack(list(resampled.values()))
+    return Recalls(
+        **figures,
+        average=float(np.mean([list(found.values()) for found in figures.values()])),
+        median_rank={name: _median(found, depth) for name, found in places.items()},
+        intervals=intervals | {"average": _middle(both.mean(axis=1))},
     )
 
 
-def _both_directions(
-    images: Embeddings,
-    concepts: NDArray[Any],
-    texts: Embeddings,
-    text_concepts: NDArray[Any],
-    mode: Mode,
-    candidates: int,
-) -> Recalls:
-    text_to_image = recalls_at(texts, text_concepts, images, concepts, mode, candidates)
-    image_to_text = recalls_at(images, concepts, texts, text_concepts, mode, candidates)
-    average = fmean([*text_to_image.values(), *image_to_text.values()])
-    return Recalls(text_to_image, image_to_text, average)
+def _resampled(places: NDArray[np.int64], chance: np.random.Generator) -> NDArray[np.float64]:
+    """R@1, R@5, R@10 in percent, `[RESAMPLES, 3]`, of as many queries drawn anew with replacement.
+
+    Only how many of them fall at or below each cutoff matters, and those counts are multinomial.
+    """
+    count = len(places)
+    within = [int((places <= k).sum()) for k in CUTOFFS]
+    shares = np.diff([0, *within, count]) / count
+    drawn = chance.multinomial(count, shares, size=RESAMPLES)
+    percent: NDArray[np.float64] = 100 * drawn[:, :-1].cumsum(axis=1) / count
+    return percent
 
 
-def recalls_at(
-    queries: Embeddings,
-    query_concepts: NDArray[Any],
-    items: Embeddings,
-    item_concepts: NDArray[Any],
-    mode: Mode,
-    candidates: int,
-) -> dict[str, float]:
-    """R@1, R@5, R@10 in percent."""
-    deepest = max(CUTOFFS)
-    retriever = Retriever.from_embeddings(items.fine, items.coarse)
-    rows = retriever.search(
-        queries, deepest, mode=mode, candidates=max(candidates, deepest)
-    ).to_numpy()["rows"]
-    answers = (item_concepts[rows] == query_concepts[:, None]) & (rows >= 0)  # [B, 10]
-    return {f"R@{k}": 100 * float(answers[:, :k].any(axis=1).mean()) for k in CUTOFFS}
+def _middle(values: NDArray[np.float64]) -> list[float]:
+    return [float(value) for value in np.percentile(values, [2.5, 97.5])]
+
+
+def _median(places: NDArray[np.int64], depth: int) -> float | None:
+    median = float(np.median(places))
+    return median if median <= depth else None

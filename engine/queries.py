@@ -21,10 +21,13 @@ EXPECTED = (
 )
 
 
-def embed(batch: Batch, open_encoder: Callable[[], Encoder]) -> Embeddings:
+def embed(
+    batch: Batch, open_encoder: Callable[[], Encoder], *, encoders_coarse: bool = True
+) -> Embeddings:
     """Vectors float `[B, D]` of every query, and coarse ones `[B, d]` where they are known.
 
-    `open_encoder` is called only if there is something to encode. Raises InvalidArgument naming the query.
+    `open_encoder` is called only if there is something to encode. `encoders_coarse` is false for an index with a
+    reduction: an encoder's coarse vectors are no coordinates there. Raises InvalidArgument naming the query.
     """
     if isinstance(batch, Embeddings):
         coarse = None if batch.coarse is None else as_vectors("batch.coarse", batch.coarse)
@@ -40,10 +43,12 @@ def embed(batch: Batch, open_encoder: Callable[[], Encoder]) -> Embeddings:
             got=type(batch).__name__,
             remedy="Put the queries in a list.",
         )
-    return _embed_list(batch, open_encoder)
+    return _embed_list(batch, open_encoder, encoders_coarse)
 
 
-def _embed_list(batch: Sequence[Any], open_encoder: Callable[[], Encoder]) -> Embeddings:
+def _embed_list(
+    batch: Sequence[Any], open_encoder: Callable[[], Encoder], encoders_coarse: bool
+) -> Embeddings:
     """Encode texts together and images together, then put every vector back in its query's place."""
     texts: dict[int, Any] = {}
     images: dict[int, Any] = {}
@@ -75,7 +80,10 @@ def _embed_list(batch: Sequence[Any], open_encoder: Callable[[], Encoder]) -> Em
         parts.append((list(vectors), Embeddings(None, torch.stack(list(vectors.values())))))
     for encodable in (texts, images):
         if encodable:
-            parts.append((list(encodable), encode_all(open_encoder(), list(encodable.values()))))
+            encoded = encode_all(open_encoder(), list(encodable.values()))
+            if not encoders_coarse:
+                encoded = Embeddings(None, encoded.fine)
+            parts.append((list(encodable), encoded))
     if not parts:
         return Embeddings(None, torch.empty(0, 0))
     return _interleaved(parts)

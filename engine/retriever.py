@@ -182,7 +182,9 @@ class Retriever:
                 remedy="Use one of these.",
             )
         started = time.perf_counter()
-        queries = snapshot.project(embed(batch, self._open_encoder), coarse_too=mode != "exact")
+        own = snapshot.reduction is None
+        vectors = embed(batch, self._open_encoder, encoders_coarse=own)
+        queries = snapshot.project(vectors, coarse_too=mode != "exact")
         mask = as_mask(filter, snapshot.index, len(queries))
         mask = None if mask is None else mask.to(self.device)
         encode_s = self._clock() - started
@@ -270,7 +272,11 @@ class Retriever:
                 got="both" if items is not None else "neither",
                 remedy="Give one of them.",
             )
-        added = embed(embeddings if items is None else items, self._open_encoder)
+        added = embed(
+            embeddings if items is None else items,
+            self._open_encoder,
+            encoders_coarse=self._snapshot.reduction is None,
+        )
         with self._lock:
             snapshot = self._snapshot
             if snapshot.learns and added.coarse is None:

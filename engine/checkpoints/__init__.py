@@ -6,7 +6,7 @@ loading.py     weights into a model, strictly
 towers.py      the towers of each kind, alike to call
 open_clip.py   open_clip's configuration and weights as those of transformers' CLIP
 checkpoint.py  `open_checkpoint`, which puts these together
-refusals.py    what transformers raises for files that it cannot use
+refusals.py    transformers kept quiet, and what it raises for files that it cannot use
 convert.py     pickled weights to safetensors, on request only
 """
 

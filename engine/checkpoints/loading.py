@@ -1,7 +1,6 @@
 """Weights into a `transformers` model: every one from the file, of the shape that the configuration says."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from engine.checkpoints.files import WEIGHTS
 from engine.checkpoints.refusals import expected
@@ -20,7 +18,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 def load_model(model_class: type[Model], directory: Path) -> Model:
     """The model of a directory in float32 and ready for inference; safetensors only."""
-    with expected(f"{directory}: a readable checkpoint"), _quiet_transformers():
+    with expected(f"{directory}: a readable checkpoint"):
         loaded: Any = model_class.from_pretrained(
             directory,
             dtype=torch.float32,
@@ -91,17 +89,3 @@ def refuse_differences(file: Path, **differences: Any) -> None:
 
 def _first(keys: list[str]) -> str:
     return f"{keys[:3]}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No loading bar, no table of keys: what is wrong is in our error."""
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

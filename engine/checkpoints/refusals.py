@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from engine.errors import CheckpointError
 
@@ -23,10 +24,27 @@ REFUSALS: tuple[type[Exception], ...] = (
 
 @contextmanager
 def expected(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn a refusal within into a CheckpointError: `what` (the file first) was expected, and what came."""
+    """Turn a refusal within into a CheckpointError: `what` (the file first) was expected, and what came.
+
+    Meanwhile transformers shows no loading bar, no table of keys and no remarks: what is wrong is in our error.
+    """
     try:
-        yield
+        with _quiet_transformers():
+            yield
     except CheckpointError:
         raise
     except REFUSALS as error:
         raise CheckpointError(f"{what} expected, got: {error}. {remedy}".rstrip()) from None
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,6 +1,5 @@
-"""Encoders of an export: ONNX Runtime, TensorRT, and which is chosen; nothing that was changed is ever opened."""
+"""Encoders of an export: ONNX Runtime, and which runtime is chosen; nothing that was changed is ever opened."""
 
-import ctypes
 import logging
 import shutil
 import sys
@@ -11,78 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx.external_data_helper import convert_model_to_external_data
 
 import engine
 from engine.encoders import tensorrt_encoder as trt_module
-from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine, stored_file
+from engine.encoders.manifest import Manifest
 from engine.encoders.onnx_encoder import onnx_encoder
-from engine.encoders.tensorrt_encoder import Engine, TensorRTTower, tensorrt_encoder
-from export.parity import Gate
-from export.run import Settings, export_checkpoint
-from tests.engine.small_models import SMALL
+from engine.encoders.tensorrt_encoder import tensorrt_encoder
+from tests.engine.fake_tensorrt import engines, with_engine
 from tests.engine.test_encoder import images
 
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
 SENTENCES = ["a red car", "Dog!", "the quick brown fox jumps over the lazy dog", "🦓"] * 5
-BATCH = (2, 4, 8)
-
-
-@pytest.fixture(scope="session")
-def checkpoints(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One with a coarse head, one without, and one whose sentences are always padded to the full length."""
-    place = tmp_path_factory.mktemp("sources")
-    return {
-        "hivlp": untrained,
-        "clip": SMALL["clip"](place / "clip"),
-        "siglip2": SMALL["siglip2"](place / "siglip2"),
-    }
-
-
-@pytest.fixture(scope="session")
-def exports(
-    checkpoints: dict[str, Path], tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Exports in fp32 by kind, each made when first asked for."""
-    place = tmp_path_factory.mktemp("exports")
-
-    def of(kind: str) -> Path:
-        if not (place / kind).exists():
-            settings = Settings(
-                dtype="fp32",
-                batch=BATCH,
-                coarse_data=tiny_dataset,
-                coarse_dim=None if kind == "hivlp" else 16,
-                parity_data=tiny_dataset,
-                pairs=4,
-                gate=Gate(0.9, 0.1),
-                timing_cache=place / "timings",
-            )
-            export_checkpoint(str(checkpoints[kind]), place / kind, settings, [], None)
-        return place / kind
-
-    return of
-
-
-@pytest.fixture
-def changed(exports: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the CLIP export, its manifest rewritten to fit what `change` did to it."""
-
-    def copy(change: Callable[[Path], None] = lambda _: None, **entries: Any) -> Path:
-        place = tmp_path / "export"
-        shutil.copytree(exports("clip"), place)
-        manifest = Manifest.read(place)
-        change(place)
-        named = {file.name for file in place.iterdir()} - {"manifest.json"}
-        files = {name: stored_file(place / name) for name in sorted(named)}
-        replace(manifest, files=files, **entries).write(place)
-        return place
-
-    return copy
 
 
 def assert_close(found: engine.Embeddings, expected: engine.Embeddings) -> None:
@@ -97,10 +39,10 @@ def assert_close(found: engine.Embeddings, expected: engine.Embeddings) -> None:
 
 @pytest.mark.parametrize("kind", ["hivlp", "clip", "siglip2"])
 def test_onnx_runtime_gives_the_vectors_of_torch(
-    exports: Callable[[str], Path], checkpoints: dict[str, Path], kind: str
+    exports: Callable[[str], Path], sources: dict[str, Path], kind: str
 ) -> None:
     """Also for one item, below the profile, and for more than its largest batch, which are run in parts."""
-    theirs = engine.open_encoder(checkpoints[kind])
+    theirs = engine.open_encoder(sources[kind])
     ours = onnx_encoder(exports(kind), why="a test")
     assert isinstance(ours, engine.Encoder)
     assert (ours.coarse_dim, ours.fine_dim) == (theirs.coarse_dim, theirs.fine_dim)
@@ -114,14 +56,14 @@ def test_onnx_runtime_gives_the_vectors_of_torch(
 
 def test_an_index_is_searched_with_any_runtime(
     exports: Callable[[str], Path],
-    checkpoints: dict[str, Path],
+    sources: dict[str, Path],
     some_pictures: Path,
     tmp_path: Path,
 ) -> None:
     from engine.building import index_folder
 
     for kind in ("hivlp", "clip"):
-        made = index_folder(some_pictures, engine.open_encoder(checkpoints[kind]))
+        made = index_folder(some_pictures, engine.open_encoder(sources[kind]))
         made.save(tmp_path / kind)
         with_torch = engine.Retriever(tmp_path / kind).search(SENTENCES, k=3)
         with_onnx = engine.Retriever(tmp_path / kind, encoder=exports(kind)).search(SENTENCES, k=3)
@@ -153,6 +95,8 @@ def test_many_threads_share_a_session(exports: Callable[[str], Path]) -> None:
 
 def apart(place: Path, location: str = "image.onnx.data") -> None:
     """Move the weights of `image.onnx` into a file, and let the graph name it `location`."""
+    from onnx.external_data_helper import convert_model_to_external_data
+
     model = onnx.load(place / "image.onnx")
     convert_model_to_external_data(model, location="image.onnx.data", size_threshold=1024)
     onnx.save(model, place / "image.onnx")
@@ -243,17 +187,6 @@ def test_a_graph_of_other_inputs(changed: Callable[..., Path]) -> None:
 # ---------------------------------------------------------------- which runtime
 
 
-def engines(hardware: str, file: str = "tower.engine") -> tuple[TensorRTEngine, ...]:
-    return tuple(
-        TensorRTEngine(tower, file, "tensorrt_rtx", "1.2.3", hardware, "fp32", 0.1)
-        for tower in TOWERS
-    )
-
-
-def with_engine(place: Path) -> None:
-    (place / "tower.engine").write_bytes(bytes(range(256)) * 8)
-
-
 def test_the_choice_is_said(
     changed: Callable[..., Path],
     exports: Callable[[str], Path],
@@ -289,7 +222,7 @@ def test_an_engine_for_another_library(
 
 def test_without_onnx_runtime_the_source_is_run(
     exports: Callable[[str], Path],
-    checkpoints: dict[str, Path],
+    sources: dict[str, Path],
     changed: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -297,7 +230,7 @@ def test_without_onnx_runtime_the_source_is_run(
     encoder = engine.open_encoder(exports("siglip2"))
     assert encoder.runtime == "torch"
     assert "pip install 'hivlp-engine[onnx]'" in encoder.why
-    assert encoder.reference.path == str(checkpoints["siglip2"])
+    assert encoder.reference.path == str(sources["siglip2"])
     source = Manifest.read(exports("clip")).source
     gone = changed(source=replace(source, path="gone/for/good"))
     with pytest.raises(engine.RuntimeUnavailable, match=r"hivlp-engine\[onnx\].*gone/for/good"):
@@ -321,156 +254,3 @@ def test_a_manifest_of_another_form(changed: Callable[..., Path], content: str) 
     (place / "manifest.json").write_text(content)
     with pytest.raises(engine.CheckpointError, match=r"manifest.json: "):
         engine.open_encoder(place)
-
-
-# ---------------------------------------------------------------- TensorRT
-
-
-class Deserialiser:
-    """Stands for the library, and counts what reaches its native code."""
-
-    __version__ = "1.2.3"
-
-    class Logger:
-        ERROR = 1
-
-        def __init__(self, level: int) -> None:
-            assert level == self.ERROR
-
-    def __init__(self) -> None:
-        self.reached: list[bytes] = []
-
-    def Runtime(self, _: Any) -> Any:  # noqa: N802  # TensorRT's own name
-        return self
-
-    def deserialize_cuda_engine(self, content: bytes) -> Any:
-        self.reached.append(content)
-        return None  # as TensorRT does with what it cannot read
-
-
-def test_a_hundred_changed_bytes_never_reach_the_deserialiser(
-    changed: Callable[..., Path],
-) -> None:
-    place = changed(with_engine, engines=engines("sm89"))
-    manifest, library = Manifest.read(place), Deserialiser()
-    whole = (place / "tower.engine").read_bytes()
-    chance = np.random.default_rng(0)
-    for at in chance.choice(len(whole), 100, replace=False):
-        content = bytearray(whole)
-        content[at] ^= 1 << int(chance.integers(8))
-        (place / "tower.engine").write_bytes(content)
-        with pytest.raises(engine.CheckpointError, match="sha256"):
-            Engine.load(place, manifest, manifest.engines[0], library)
-    (place / "tower.engine").write_bytes(whole[:-1])
-    with pytest.raises(engine.CheckpointError, match="2,048 bytes"):
-        Engine.load(place, manifest, manifest.engines[0], library)
-    assert not library.reached
-    (place / "tower.engine").write_bytes(whole)
-    with pytest.raises(engine.CheckpointError, match="can run expected; it refused"):
-        Engine.load(place, manifest, manifest.engines[0], library)
-    assert library.reached == [whole]
-
-
-class Context:
-    """An execution context over ONNX Runtime: shapes and addresses as TensorRT takes them, memory of the CPU."""
-
-    def __init__(self, place: Path, manifest: Manifest, tower: Any) -> None:
-        self.graph = manifest.graphs[tower]
-        self.session = onnxruntime.InferenceSession(place / self.graph.file)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-        self.ran: list[int] = []
-
-    def create_execution_context(self) -> "Context":
-        return self
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        assert profile == 0
-        lengths = {"batch": BATCH, "tokens": (1, 8, 16)}
-        shape = self.graph.inputs[name].shape
-        return [
-            tuple(lengths[axis][n] if isinstance(axis, str) else axis for axis in shape)
-            for n in range(3)
-        ]
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        self.shapes[name] = shape
-
-    def set_tensor_address(self, name: str, address: int) -> None:
-        self.addresses[name] = address
-
-    def _memory(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
-        length = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        buffer = (ctypes.c_char * length).from_address(self.addresses[name])
-        return np.frombuffer(buffer, dtype).reshape(shape)
-
-    def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 7
-        fed = {
-            name: self._memory(name, self.shapes[name], spec.dtype)
-            for name, spec in self.graph.inputs.items()
-        }
-        results = self.session.run(["coarse", "fine"], fed)
-        for name, result in zip(("coarse", "fine"), results, strict=True):
-            self._memory(name, result.shape, "float32")[:] = result
-        self.ran.append(len(result))
-        return True
-
-
-def test_tensorrt_is_fed_and_read_as_its_interface_asks(
-    exports: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No GPU: streams and contexts are stood in for, tensors are real. Parts of at most 8, filled up to 2."""
-    from contextlib import nullcontext
-
-    stream = SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda _: stream)
-    for name in ("device", "stream"):
-        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
-    place = exports("clip")
-    manifest = Manifest.read(place)
-    reference = onnx_encoder(place, why="a test")
-    pixels = reference.processor.pixels(images(11))
-    tokens = tuple(reference.processor.tokens(SENTENCES[:9]).values())
-    for tower, inputs, ran in (("image", (pixels,), [8, 3]), ("text", tokens, [8, 2])):
-        context = Context(place, manifest, tower)
-        entry = next(e for e in engines("sm89") if e.tower == tower)
-        loaded = Engine(entry, place / "tower.engine", None, context)
-        run = TensorRTTower(loaded, manifest, torch.device("cpu"))
-        found, expected = run(*inputs), getattr(reference, tower)(*inputs)
-        for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-        assert context.ran == ran
-    with pytest.raises(engine.InvalidArgument, match=r"input_ids: expected a shape from \(2, 1\)"):
-        run(torch.ones(3, 17, dtype=torch.int64), torch.ones(3, 17, dtype=torch.int64))
-
-
-@pytest.mark.gpu
-def test_tensorrt_gives_the_vectors_of_torch(
-    checkpoints: dict[str, Path], tiny_dataset: Path, tmp_path: Path
-) -> None:
-    """Builds for the GPU at hand, then runs it."""
-    if trt_module._imported("tensorrt") is None and trt_module._imported("tensorrt_rtx") is None:
-        pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
-    from export.tensorrt_builder import choose_targets
-
-    for kind, checkpoint in checkpoints.items():
-        settings = Settings(
-            dtype="fp32",
-            batch=BATCH,
-            coarse_data=tiny_dataset,
-            coarse_dim=None if kind == "hivlp" else 16,
-            parity_data=tiny_dataset,
-            pairs=4,
-            gate=Gate(0.9, 0.1),
-            timing_cache=tmp_path / "timings",
-        )
-        export_checkpoint(str(checkpoint), tmp_path / kind, settings, choose_targets(None), None)
-        theirs, ours = engine.open_encoder(checkpoint), engine.open_encoder(tmp_path / kind)
-        assert ours.runtime == "tensorrt"
-        for count in (1, 3, 20):
-            found = ours.encode_texts(SENTENCES[:count]).fine
-            expected = theirs.encode_texts(SENTENCES[:count]).fine
-            assert (found * expected).sum(dim=1).min() > 0.999
-        found, expected = (e.encode_images(images(11)).fine for e in (ours, theirs))
-        assert (found * expected).sum(dim=1).min() > 0.999

@@ -1,4 +1,11 @@
-"""Encoders: what turns text and images into vectors. One protocol, one way to open them."""
+"""Encoders: what turns text and images into vectors. One protocol, one way to open them.
+
+dual_encoder.py      a processor and two towers, whatever runs them
+torch_encoder.py     a checkpoint's towers in PyTorch
+onnx_encoder.py      an export's graphs in ONNX Runtime
+tensorrt_encoder.py  an export's engines in TensorRT
+manifest.py          what an export holds, and the hash of every file
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -90,7 +97,7 @@ def open_encoder(path: str | Path, *, device: str = "auto") -> "DualEncoder":
     if (directory / MANIFEST).is_file():
         encoder = _open_export(directory, device)
     else:
-        encoder = torch_encoder(open_checkpoint(path), device=device, why="a checkpoint directory")
+        encoder = torch_encoder(open_checkpoint(path), device=device, why="a checkpoint")
     _log.info("%r", encoder)
     return encoder
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.embeddings import Embeddings
 from engine.encoders.manifest import Manifest
+from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 
 if TYPE_CHECKING:
@@ -87,10 +88,17 @@ def exported_encoder(
     from engine.checkpoints import open_processor
 
     manifest.verify(directory, manifest.processor)
+    processor = open_processor(directory)
+    found = (processor.padding, processor.max_tokens)
+    if found != (manifest.padding, manifest.max_tokens):
+        raise CheckpointError(
+            f"{directory}: sentences padded as they were when it was exported ({manifest.padding}, "
+            f"{manifest.max_tokens} tokens) expected, got {found} by its files. Export the checkpoint again."
+        )
     return DualEncoder(
         image,
         text,
-        open_processor(directory),
+        processor,
         manifest.coarse_dim if manifest.coarse_from == "head" else None,
         manifest.fine_dim,
         CheckpointReference(str(directory), manifest.source.sha256),

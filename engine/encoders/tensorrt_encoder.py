@@ -59,7 +59,7 @@ def _choose(
     for engine in manifest.engines:
         if engine.tower != tower:
             continue
-        library = _imported(engine.library)
+        library = imported(engine.library)
         if hardware != engine.hardware:
             reasons.append(f"{engine.file} is for {engine.hardware}, this is {hardware or 'a CPU'}")
         elif library is None:
@@ -76,7 +76,8 @@ def _choose(
     )
 
 
-def _imported(library: str) -> Any:
+def imported(library: str) -> Any:
+    """The module of "tensorrt" or "tensorrt_rtx", or None where it cannot be imported."""
     for name in MODULES.get(library, ()):
         try:
             return importlib.import_module(name)

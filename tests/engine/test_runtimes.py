@@ -170,6 +170,11 @@ def test_a_changed_byte_is_found(
         engine.open_encoder(place)
 
 
+def test_another_padding_than_at_the_export(changed: Callable[..., Path]) -> None:
+    with pytest.raises(engine.CheckpointError, match=r"\(max_length, 16 tokens\) expected, got"):
+        onnx_encoder(changed(padding="max_length"), why="a test")
+
+
 def test_a_graph_that_is_none(changed: Callable[..., Path], tmp_path: Path) -> None:
     for content in (b"", b"no graph", b"\xff" * 99):
         place = changed(lambda place, content=content: (place / "image.onnx").write_bytes(content))
@@ -215,7 +220,7 @@ def test_an_engine_for_another_library(
     changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, library: Any, reason: str
 ) -> None:
     monkeypatch.setattr(trt_module, "hardware_of", lambda _: "sm89")
-    monkeypatch.setattr(trt_module, "_imported", lambda _: library)
+    monkeypatch.setattr(trt_module, "imported", lambda _: library)
     with pytest.raises(engine.RuntimeUnavailable, match=reason):
         tensorrt_encoder(changed(with_engine, engines=engines("sm89")), why="a test")
 

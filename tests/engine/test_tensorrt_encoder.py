@@ -77,7 +77,7 @@ def test_tensorrt_gives_the_vectors_of_torch(
     from export.run import export_checkpoint
     from export.tensorrt_builder import choose_targets
 
-    if trt_module._imported("tensorrt") is None and trt_module._imported("tensorrt_rtx") is None:
+    if trt_module.imported("tensorrt") is None and trt_module.imported("tensorrt_rtx") is None:
         pytest.skip("neither tensorrt nor tensorrt_rtx is installed")
     for kind, source in sources.items():
         targets = choose_targets(None)

@@ -66,15 +66,15 @@ class Report:
         return {**plain, "recalls": ways}
 
     def to_markdown(self) -> str:
-        """One table, a row each way of searching; of a grid of dims, also R@1 by dims and candidates."""
+        """A table with a row each way of searching; where dims were tried, tables of R@1 by dims and candidates."""
         if not self.dims:
             return self._ways_table(list(self.recalls))
-        own = [way for way in self.recalls if way.search == "fine" or way.source == "head"]
+        whole = [way for way in self.recalls if way.search == "fine"]
         grids = [
             f"{ARROWS[direction]} R@1 by coarse dims and candidates:\n\n{self._grid(direction)}"
             for direction in DIRECTIONS
         ]
-        return "\n".join([self._ways_table(own), *grids])
+        return "\n".join([self._ways_table(whole), *grids])
 
     def rows(self) -> list[tuple[Source, int]]:
         """The coarse vectors that were tried, in order."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.dataset import read_dataset
+from engine.dataset.examples import Picture
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "pictures"  # in a source checkout only
 
@@ -16,7 +17,7 @@ class Pairs:
     """Picture i and caption i belong together; `concepts[i]` says what both show, and more of a set may show it."""
 
     folder: Path
-    images: tuple[Path, ...]
+    images: tuple[Picture, ...]
     texts: tuple[str, ...]
     concepts: NDArray[np.str_]
 
@@ -25,7 +26,7 @@ class Pairs:
 
 
 def read_pairs(folder: Path, at_most: int) -> Pairs:
-    """Up to `at_most` pictures of a folder with `captions.jsonl`, evenly spaced, each with its first caption.
+    """Up to `at_most` pictures of a dataset, evenly spaced, each with its first caption.
 
     Raises DatasetError where the folder cannot be read.
     """

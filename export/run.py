@@ -44,7 +44,7 @@ from export.tensorrt_builder import Target, build_engine
 from export.tower import ExportedTower, exported_tower
 
 COARSE_DIM = 64
-COARSE_PAIRS = 1024  # pictures, and as many captions, to learn a rotation from
+COARSE_PAIRS = 512  # pictures, and as many captions, to learn a rotation from
 PARITY_BATCH = 16
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 

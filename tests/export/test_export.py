@@ -80,7 +80,7 @@ def test_the_coarse_output_is_the_learned_rotation_of_the_fine_one(
 ) -> None:
     """The leading eigenvectors of the second moment of pictures and captions together, in float64 NumPy."""
     place, manifest = exported("clip-other", "fp32")
-    pairs = read_pairs(pictures, 1024)
+    pairs = read_pairs(pictures, 512)
     encoder = open_encoder(small("clip-other"))
     parts = [encoder.encode_images([read_image(file) for file in pairs.images]).fine]
     parts.append(encoder.encode_texts(pairs.texts).fine)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from engine.checkpoints.files import (
     CONFIG,
-    OPEN_CLIP_CONFIG,
     PREPROCESSOR,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -86,14 +85,16 @@ def open_processor(directory: Path) -> Processor:
 
 def _positions(directory: Path) -> int:
     """How many tokens the text tower has positions for."""
-    if (directory / CONFIG).is_file():
-        from transformers import AutoConfig
+    from transformers import AutoConfig
 
-        with expected(f"{directory / CONFIG}: the configuration of a text and an image tower"):
+    from engine.checkpoints.open_clip import configuration
+
+    with expected(f"{directory}: the configuration of a text and an image tower"):
+        if (directory / CONFIG).is_file():
             config = AutoConfig.from_pretrained(directory, local_files_only=True)
-            return int(config.text_config.max_position_embeddings)
-    model = read_json(directory / OPEN_CLIP_CONFIG).get("model_cfg", {})
-    return int(model.get("text_cfg", {}).get("context_length", 77))
+        else:
+            config = configuration(directory)
+        return int(config.text_config.max_position_embeddings)
 
 
 def _tokenizer(directory: Path) -> Any:

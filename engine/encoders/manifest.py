@@ -1,6 +1,6 @@
 """`manifest.json` of an export directory: what was exported, from what, how to feed it, and every file's hash.
 
-`export` writes it; the encoders of an export read it and nothing else. No graph is parsed, and no engine deserialised,
+`export` writes it; the encoders of an export read it and nothing else. No graph is parsed and no engine loaded
 before its bytes were found to be those that were written: `Manifest.content` returns the very bytes that it hashed.
 """
 

@@ -100,7 +100,9 @@ def evaluate(
         Path | None, typer.Option(help="The folder of the pictures, if not the captions file's.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="A split named in the captions file.")] = None,
-    part: Annotated[str, typer.Option(help="The part of the split that asks.")] = "test",
+    part: Annotated[
+        str, typer.Option(help="The part of it that asks; all, where there is no split.")
+    ] = "test",
     pool: Annotated[
         Literal["part", "all"],
         typer.Option(help="Search that part, or all of the data set (the 31K and 123K pools)."),

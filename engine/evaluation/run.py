@@ -39,7 +39,7 @@ def evaluate(
     fine_dim = pool.images.fine.shape[1]
     check_request(fine_dim, len(pool.images), candidates, dims, folds)
     counts, baselines = sorted(set(candidates)), sorted(set(dims))
-    depth = max(DEPTH, *counts)
+    depth = max([DEPTH, *counts])
     coarse = pool.images.coarse
     own: tuple[Source, int] = (
         ("pca", min(COARSE_DIM, fine_dim)) if coarse is None else ("head", coarse.shape[1])

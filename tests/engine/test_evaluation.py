@@ -260,6 +260,11 @@ def test_figures_are_those_of_searching() -> None:
         assert figures == pytest.approx(expected, abs=1e-4), way.name
 
 
+def test_no_candidates_is_no_second_stage() -> None:
+    report = evaluate(made_up(30, 2, 8, 3, seed=4), candidates=[])
+    assert [way.search for way in report.recalls] == ["fine", "coarse"]
+
+
 def test_pictures_of_one_concept_answer_each_other() -> None:
     """Two pictures of a dog: the caption of one is answered by the other, and the reverse."""
     fine = np.eye(3)[[0, 1, 2]]

@@ -51,10 +51,10 @@ def write_csv(folder: Path, records: list[dict[str, Any]], delimiter: str = ",")
     file = folder / ("captions.csv" if delimiter == "," else "captions.tsv")
     with file.open("w", encoding="utf-8-sig", newline="") as lines:
         rows = csv.writer(lines, delimiter=delimiter)
-        rows.writerow(["number", "image", "caption", "concept", "split"])
+        rows.writerow(["image", "number", "caption", "concept", "split"])
         for number, record in enumerate(records):
             for caption in record["captions"]:
-                row = (number, record["image"], caption, record["concept"], record["split"])
+                row = (record["image"], number, caption, record["concept"], record["split"])
                 rows.writerow(row)
     return file
 

@@ -161,9 +161,8 @@ def evaluate(
     write_outputs(facts, report, output or [])
     for line in facts["skipped"]:
         typer.echo(f"left out: {line}", err=True)
-    title = f"{report.pictures:,} pictures, {report.captions:,} captions"
     left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
-    _print(facts, as_json, f"{title}{left_out}\n\n{report.to_markdown()}")
+    _print(facts, as_json, f"{report.title}{left_out}\n\n{report.to_markdown()}")
 
 
 @app.command()

@@ -145,7 +145,7 @@ def write_outputs(facts: dict[str, Any], report: Report, files: Sequence[Path]) 
         if file.suffix == ".json":
             file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         elif file.suffix == ".md":
-            file.write_text(report.to_markdown(), encoding="utf-8")
+            file.write_text(f"{report.title}\n\n{report.to_markdown()}", encoding="utf-8")
         else:
             plot.plot(report, file)
 

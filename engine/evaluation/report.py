@@ -59,6 +59,14 @@ class Report:
     depth: int
     recalls: dict[Way, Recalls]
 
+    @property
+    def title(self) -> str:
+        """What was searched and who asked, in a line."""
+        searched = f"{self.pictures:,} pictures, {self.captions:,} captions"
+        if self.asking_pictures < self.pictures:
+            searched += f"; {self.asking_pictures:,} and {self.asking_captions:,} of them ask"
+        return searched if self.folds == 1 else f"{searched}; mean over {self.folds} folds"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; each way of searching under its name."""
         plain = {name: value for name, value in vars(self).items() if name != "recalls"}

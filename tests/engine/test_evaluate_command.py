@@ -164,8 +164,10 @@ def test_figures_as_json_markdown_and_plots(flickr: Path, tmp_path: Path) -> Non
     for grid in ([], ["--dims", "2,4", "--candidates", "1,2,3"]):
         facts = run(vectors, "--dataset", flickr, *grid, *outputs)
         assert json.loads(files[0].read_text()) == facts
-        assert files[1].read_text(encoding="utf-8").startswith("| search | t→i R@1 |")
-        assert ("first 4 dims" in files[1].read_text(encoding="utf-8")) == bool(grid)
+        title, _, *table = files[1].read_text(encoding="utf-8").splitlines()
+        assert title == f"4 pictures, {facts['captions']} captions"
+        assert table[0].startswith("| search | t→i R@1 |")
+        assert ("| first 4 dims" in "\n".join(table)) == bool(grid)
         drawn = read_image_size(files[2])
         assert drawn[0] > 1000
         assert b"<svg" in files[3].read_bytes()

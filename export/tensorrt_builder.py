@@ -6,7 +6,6 @@ tensorrt_rtx  for RTX GPUs (and SM80); builds ahead of time, with no GPU, for an
 Networks are strongly typed: precision is what the graph says, there is no flag for it.
 """
 
-import importlib
 import os
 import sys
 import time
@@ -16,19 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from engine.device import pick_device
 from engine.encoders.manifest import Dtype, Graph, TensorRTEngine, Tower
+from engine.encoders.tensorrt_encoder import MODULES, hardware_of, imported
 from export.errors import ExportError, TensorRTUnavailable
 
 AHEAD_OF_TIME = ("sm80", "sm86", "sm89", "sm120")  # built where there is no GPU to build for
-MODULES = {
-    "tensorrt": ("tensorrt",),
-    "tensorrt_rtx": (
-        "tensorrt_rtx",
-        "tensorrt_rtx_bindings",
-    ),  # the second without the meta package
-}
 SHORT = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 Profile = Mapping[str, tuple[int, int, int]]
@@ -56,23 +48,15 @@ def choose_targets(hardware: Sequence[str] | None) -> list[Target]:
 
     Raises TensorRTUnavailable with every library's reason where one of them cannot be built for.
     """
-    present = gpu_hardware()
+    present = hardware_of(pick_device("auto"))
     wanted = hardware or ([present] if present else AHEAD_OF_TIME)
     return [_target(name, present) for name in wanted]
-
-
-def gpu_hardware() -> str | None:
-    """That of the GPU at hand, as "sm90"."""
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm{major}{minor}"
 
 
 def _target(hardware: str, present: str | None) -> Target:
     reasons = []
     for library in MODULES:
-        module = _imported(library)
+        module = imported(library)
         if module is None:
             reasons.append(f"{library} is not installed")
         elif library == "tensorrt":
@@ -91,15 +75,6 @@ def _target(hardware: str, present: str | None) -> Target:
         "For RTX GPUs, with or without one: pip install 'hivlp-engine[trt-rtx]'. For data-centre GPUs: "
         "pip install 'hivlp-engine[gpu]' and run this again on a machine with that GPU."
     )
-
-
-def _imported(library: str) -> Any:
-    for name in MODULES[library]:
-        try:
-            return importlib.import_module(name)
-        except ImportError:  # absent, or its native libraries are
-            continue
-    return None
 
 
 def build_engine(

@@ -108,6 +108,8 @@ def _open_export(directory: Path, device: str) -> "DualEncoder":
     from engine.encoders.tensorrt_encoder import tensorrt_encoder
 
     manifest = Manifest.read(directory)
+    if manifest.parity.get("passed") is False:
+        _log.warning("%s: this export failed its parity gate; see its parity.md", directory)
     reasons = []
     if manifest.engines:
         try:

@@ -16,6 +16,7 @@ from engine.errors import InvalidArgument
 from export import cli
 from export.parity import GATES, Gate
 from export.run import Settings
+from export.tensorrt_builder import AHEAD_OF_TIME
 from export.to_onnx import to_onnx
 from export.to_trt import to_trt
 from tests.conftest import CHECKPOINT, ROOT
@@ -44,7 +45,7 @@ def test_the_example_checkpoint_becomes_engines(tmp_path: Path, pictures: Path) 
     """Exit code 0. What a good run prints fits on one screen, and stdout is JSON though TensorRT writes to it."""
     out = tmp_path / "out"
     child = run_command(
-        "to_trt", CHECKPOINT, "-o", out, "--parity-data", pictures, "--hardware", "sm80,sm120",
+        "to_trt", CHECKPOINT, "-o", out, "--parity-data", pictures, "--hardware", "sm80,sm86,sm89,sm120",
         "--parity-pairs", 8, "--json"
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
@@ -58,7 +59,7 @@ def test_the_example_checkpoint_becomes_engines(tmp_path: Path, pictures: Path) 
     assert report["parity"]["worst"]["ONNX Runtime"]["cosine"] > 0.999
     assert "have not been executed" in report["parity"]["not_run"]["TensorRT"]
     assert [(e.tower, e.hardware) for e in manifest.engines] == [
-        (tower, sm) for sm in ("sm80", "sm120") for tower in ("image", "text")
+        (tower, sm) for sm in AHEAD_OF_TIME for tower in ("image", "text")
     ]
     # Half precision is in the graph: the engine is smaller than the weights in float32.
     full = (CHECKPOINT / "model.safetensors").stat().st_size * 2
@@ -161,7 +162,7 @@ def test_no_tensorrt_for_the_hardware_is_exit_code_4_and_the_graphs_are_written(
 ) -> None:  # fmt: skip
     """tensorrt_rtx builds nothing for sm90, and what is not installed builds nothing at all."""
     if not installed:
-        monkeypatch.setattr(builder, "_imported", lambda _: None)
+        monkeypatch.setattr(builder, "imported", lambda _: None)
     out = tmp_path / "out"
     data = ("--coarse-data", pictures, "--parity-data", pictures, "--min-overlap", 0)
     assert run_here(to_trt, small("clip"), "-o", out, *data, "--hardware", "sm90") == 4

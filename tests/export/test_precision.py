@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.precision import Float32Where, PlainAttention, attention, fold_batch_norms, lower
 
@@ -112,12 +113,34 @@ def test_products_are_low_and_unit_vectors_are_not(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
 
 
+class Dtypes(TorchDispatchMode):
+    """The dtypes that sums and means were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[tuple[str, torch.dtype]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        if name in ("mean", "sum"):
+            self.inputs.append((name, args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
 def test_sums_are_taken_in_float32() -> None:
     """70,000 is beyond float16, its mean is not; and 4,096 ones and a half are not 4,096."""
     with Float32Where():
         assert torch.full((7,), 1e4, dtype=torch.float16).mean().item() == 1e4
         weights = torch.tensor([11.0, 0.0], dtype=torch.float16).softmax(0)
     assert weights.dtype == torch.float16
+    with (
+        Dtypes() as seen,
+        Float32Where(),
+    ):  # a CPU adds float16 in float32 anyway: ask for its inputs
+        torch.ones(7, dtype=torch.float16).mean()
+        torch.mean(torch.ones(7, dtype=torch.float16))
+        torch.ones(7, dtype=torch.float16).sum()
+    assert seen.inputs == [("mean", torch.float32), ("mean", torch.float32), ("sum", torch.float32)]
     long = torch.full((1, 300), 300.0, dtype=torch.float16)
     with Float32Where():
         unit = F.normalize(long, dim=-1)

@@ -88,10 +88,8 @@ def test_tensorrt_itself_builds_for_the_gpu_at_hand(
     """Its branch, run by the other library under its name; on a GPU it is run by its own (`-m gpu`)."""
     place, manifest = exported("clip", "fp16")
     (tmp_path / "image.onnx").write_bytes((place / "image.onnx").read_bytes())
-    monkeypatch.setattr(
-        builder, "_imported", lambda library: rtx if library == "tensorrt" else None
-    )
-    monkeypatch.setattr(builder, "gpu_hardware", lambda: "sm90")
+    monkeypatch.setattr(builder, "imported", lambda library: rtx if library == "tensorrt" else None)
+    monkeypatch.setattr(builder, "hardware_of", lambda _: "sm90")
     (target,) = choose_targets(None)
     assert (target.library, target.hardware) == ("tensorrt", "sm90")
     with pytest.warns(DeprecationWarning, match="Timing cache"):
@@ -154,5 +152,5 @@ def _pretend(
     monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], present: str | None
 ) -> None:
     module = SimpleNamespace(__version__="9.9", ComputeCapability=rtx.ComputeCapability)
-    monkeypatch.setattr(builder, "_imported", lambda name: module if name in installed else None)
-    monkeypatch.setattr(builder, "gpu_hardware", lambda: present)
+    monkeypatch.setattr(builder, "imported", lambda name: module if name in installed else None)
+    monkeypatch.setattr(builder, "hardware_of", lambda _: present)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.encoders import table
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
@@ -43,7 +44,10 @@ def test_every_command_runs(tmp_path: Path) -> None:
     """In order, in a folder that has the repository's examples and nothing else."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     shown = commands()
-    assert {line.split()[3] for line in shown} >= {"index", "search", "evaluate", "info"}
+    assert {line.split()[3] for line in shown if " engine " in line} >= {
+        *("index", "search", "evaluate", "info"),
+    }
+    assert {line.split()[2] for line in shown} == {"engine", "export.to_onnx", "export.to_trt"}
     for line in shown:
         own = line.replace("python", f"{sys.executable}", 1)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -66,6 +70,11 @@ def test_the_table_is_what_the_evaluation_wrote() -> None:
         values = [*recalls["text_to_image"].values(), *recalls["image_to_text"].values()]
         row = [name, *(f"{value:.1f}" for value in [*values, recalls["average"]])]
         assert f"| {' | '.join(row)} |" in text
+
+
+def test_the_encoders_table_is_what_the_benchmark_wrote() -> None:
+    file = ROOT / "benchmarks/results/encoders.json"
+    assert table(json.loads(file.read_text(encoding="utf-8"))["cases"]) in README.read_text("utf-8")
 
 
 def test_every_make_target_named_is_there() -> None:

@@ -40,13 +40,7 @@ def evaluate(
     check_request(fine_dim, len(pool.images), candidates, dims, folds)
     counts, baselines = sorted(set(candidates)), sorted(set(dims))
     depth = max([DEPTH, *counts])
-    coarse = pool.images.coarse
-    own: tuple[Source, int] = (
-        ("pca", min(COARSE_DIM, fine_dim)) if coarse is None else ("head", coarse.shape[1])
-    )
-    sources: list[tuple[Source, int]] = [own]
-    for kind in ("pca", "prefix"):
-        sources += [(kind, dim) for dim in baselines if (kind, dim) != own]
+    sources = _sources(pool, baselines)
     parts = pool.folds(folds)
     places: dict[Direction, dict[Way, list[Tensor]]] = {name: {} for name in DIRECTIONS}
     with progress("searching", len(parts) * len(DIRECTIONS)) as advance:
@@ -66,13 +60,24 @@ def evaluate(
         asking_pictures=int(pool.asking.sum()),
         asking_captions=int(pool.asking[pool.owners].sum()),
         folds=folds,
-        coarse_dim=own[1],
+        coarse_dim=sources[0][1],
         fine_dim=fine_dim,
         candidates=counts,
         dims=baselines,
         depth=depth,
         recalls=recalls,
     )
+
+
+def _sources(pool: Pool, baselines: Sequence[int]) -> list[tuple[Source, int]]:
+    """The coarse vectors to try: the pool's own first, then those made from the fine ones."""
+    fine_dim, coarse = pool.images.fine.shape[1], pool.images.coarse
+    own: tuple[Source, int] = (
+        ("pca", min(COARSE_DIM, fine_dim)) if coarse is None else ("head", coarse.shape[1])
+    )
+    kinds: tuple[Source, Source] = ("pca", "prefix")
+    made = [(kind, dim) for kind in kinds for dim in baselines]
+    return [own, *(source for source in made if source != own)]
 
 
 def _ranked(
@@ -92,13 +97,10 @@ def _ranked(
         asking = pool.asking
         queries, wanted, items, shown = pool.images, image_concepts, pool.texts, text_concepts
     wanted, shown = wanted[asking].to(device), shown.to(device)
-    query_fine = queries.fine[asking].to(device, items.fine.dtype)
     item_fine = items.fine.to(device)
-    found = {
-        Way("fine", None, item_fine.shape[1], None): full_ranks(
-            query_fine, wanted, item_fine, shown, depth
-        )
-    }
+    query_fine = queries.fine[asking].to(device, item_fine.dtype)
+    full = full_ranks(query_fine, wanted, item_fine, shown, depth)
+    found = {Way("fine", None, item_fine.shape[1], None): full}
     for source, dim in sources:
         if source == "head":
             assert queries.coarse is not None
@@ -107,14 +109,8 @@ def _ranked(
         else:
             matrix = learn_reduction(item_fine, dim, source).to(device)
             query_coarse, item_coarse = query_fine.float() @ matrix, item_fine.float() @ matrix
-        ranked = staged_ranks(
-            Embeddings(query_coarse, query_fine),
-            wanted,
-            Embeddings(item_coarse, item_fine),
-            shown,
-            candidates,
-            depth,
-        )
+        asked, searched = Embeddings(query_coarse, query_fine), Embeddings(item_coarse, item_fine)
+        ranked = staged_ranks(asked, wanted, searched, shown, candidates, depth)
         for count in candidates:
             found[Way("two_stage", source, dim, count)] = ranked[count]
         found[Way("coarse", source, dim, None)] = ranked[0]

@@ -23,6 +23,8 @@ LAZY = (
     "fastapi",
     "ray",
     "PIL",
+    "pyarrow",
+    "matplotlib",
     "triton",
     "rich",
     "typer",

@@ -77,6 +77,19 @@ def test_the_encoders_table_is_what_the_benchmark_wrote() -> None:
     assert table(json.loads(file.read_text(encoding="utf-8"))["cases"]) in README.read_text("utf-8")
 
 
+def test_the_dims_are_what_the_evaluation_wrote() -> None:
+    ways = json.loads((ROOT / "docs/dims.json").read_text(encoding="utf-8"))["recalls"].values()
+    found = {
+        (way["search"], way["source"], way["dim"], way["candidates"]): way["text_to_image"]["R@1"]
+        for way in ways
+    }
+    full = found["fine", None, 256, None]
+    wide, narrow = (found["two_stage", "pca", dim, 32] for dim in (16, 8))
+    words = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"16 PCA dims find {wide:.1f} of the {full:.1f} (t→i R@1)" in words
+    assert f"8 dims {narrow:.1f}." in words
+
+
 def test_every_make_target_named_is_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

@@ -21,11 +21,12 @@ demo: setup                    ## index the bundled pictures, search them, write
 test: setup                    ## everything that can be proven without a GPU
 	$(PY) -m pytest -n 2 --dist loadfile
 
-check: setup                   ## style, types, import rules
+check: setup                   ## style, types, import rules, what the Triton kernels compile to
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests/test_import_rules.py
+	$(PY) -m kernels.audit --quick
 
 bench: setup                   ## CPU search speed beside FAISS
 	$(PY) -m benchmarks.coarse_cpu

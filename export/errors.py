@@ -1,8 +1,8 @@
 """What can go wrong in an export, beside the engine's own errors (`engine.errors` draws the tree).
 
 EngineError
-├── ExportError        (RuntimeError)  a tower that cannot be traced, a graph that does not hold
-└── TensorRTUnavailable (BackendUnavailable)  no TensorRT that can build here; the ONNX is written all the same
+├── ExportError         (RuntimeError)  a tower that cannot be traced, a graph that does not hold
+└── TensorRTUnavailable (RuntimeError)  no TensorRT that can build here; the ONNX is written all the same
 """
 
 from engine.errors import EngineError

@@ -40,4 +40,5 @@ class Past:
 
 
 def _tail(old: Tensor, new: Tensor, length: int) -> Tensor:
-    return torch.cat((old, new.detach()))[-length:]
+    both = torch.cat((old, new.detach()))
+    return both[max(len(both) - length, 0) :]

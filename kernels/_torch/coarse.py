@@ -1,17 +1,18 @@
 """coarse_topk in PyTorch: fast products tile by tile, group maxima, few rows scored exactly.
 
-For each block of queries, over tiles of items that stay in cache:
+For each block of queries, after a first floor was guessed from a sample of the items, over tiles
+of items that stay in cache:
   1. multiply in the fast dtype (`product.py`), with a bound on how far a product may be off;
   2. take the maximum of each group of rows; a group below the floor cannot hold a hit;
   3. keep the rows of the other groups that reach the floor (`survivors.py`), and raise the
-     floor to the k-th best product after 1, 4, 16, ... tiles.
+     floor to the k-th best product whenever they pile up.
 Then score what is left in the fixed order and sort it. Rows with no bound (NaN, inf, huge) and
 queries as large are scored outright by `_scan_plainly`. Why this is exact:
 docs/decisions/0002-exact-topk-cpu.md.
 
 Memory beside inputs and outputs, whatever B and N: one tile (TILE products), its items
-(TILE_ROWS * d), and 20 bytes for each of at most MAX_PENDING + TILE surviving pairs, several
-times while they are sorted.
+(TILE_ROWS * d), the sample (about SAMPLE_ROWS * d), and 20 bytes for each of at most
+MAX_PENDING + TILE surviving pairs, several times while they are sorted.
 """
 
 from __future__ import annotations
@@ -111,11 +112,8 @@ def _search(
         chunk, rows, hidden = _allowed(items, mask, first, plan.rows)
         if not len(chunk):
             continue
-        tile, loud = tiles.of(chunk)
-        if hidden is not None:
-            tile[: len(chunk)].masked_fill_(hidden, -torch.inf)
+        tile, loud = tiles.of(chunk, hidden)
         if loud is not None:
-            tile[loud] = -torch.inf
             at = first + loud if isinstance(rows, int) else rows[loud]
             apart = _scan_plainly(queries, items, k, mask, apart, at)
         survivors.offer(tile, tiles.slack, rows, plan.group)
@@ -155,11 +153,7 @@ def _guessed_floor(tiles: Tiles, items: Tensor, k: int, mask: Tensor | None, pla
         chunk, _, hidden = _allowed(sample, shown, first, plan.rows)
         if not len(chunk):
             continue
-        tile, loud = tiles.of(chunk)
-        if hidden is not None:
-            tile[: len(chunk)].masked_fill_(hidden, -torch.inf)
-        if loud is not None:
-            tile[loud] = -torch.inf
+        tile, _ = tiles.of(chunk, hidden)
         maxima.append(tile.view(plan.group, -1).amax(0).view(-1, tile.shape[1]))
     floor = torch.full((tiles.slack.shape[0],), -torch.inf, device=items.device)
     if sum(map(len, maxima)) >= place:

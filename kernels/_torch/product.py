@@ -89,11 +89,12 @@ class Tiles:
         if max_norm is not None and self._promised:
             self._cover(max_norm * 1.02)
 
-    def of(self, chunk: Tensor) -> tuple[Tensor, Tensor | None]:
+    def of(self, chunk: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The tile [n padded to whole groups, B] and the loud rows; `slack` covers it afterwards.
 
+        hidden: bool [n, B], the products that must not count: -inf, as are those of loud rows.
         Loud rows (of chunk) hold NaN, inf or a norm above MAX_NORM: there is no bound for them,
-        so they are left out of the tile (as zeros) and must be scored by themselves.
+        so they must be scored by themselves.
         """
         count, batch = chunk.shape[0], self._columns.shape[1]
         low = chunk
@@ -107,6 +108,10 @@ class Tiles:
         tile = self._tile[: padded * batch].view(padded, batch)
         torch.mm(low, self._columns, out=tile[:count])
         tile[count:] = -torch.inf
+        if hidden is not None:
+            tile[:count].masked_fill_(hidden, -torch.inf)
+        if loud is not None:
+            tile[loud] = -torch.inf
         return tile, loud
 
     def _silence(self, low: Tensor) -> tuple[Tensor, Tensor | None]:

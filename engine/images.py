@@ -1,9 +1,21 @@
-"""Reading images: from a path, from bytes, or as Pillow holds them already."""
+"""Reading images: from a path, from bytes, or as Pillow holds them already.
+
+What a file may cost is bounded before anything is decoded: its bytes by `MAX_BYTES`, its pixels by `MAX_PIXELS`
+(read from the header), a progressive JPEG's passes over them by `MAX_SCANS`. Decoding takes at most about 13 bytes
+a pixel while it lasts; the RGB image that comes of it takes 3 or 4.
+"""
 
 import io
+import struct
+import threading
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from engine.errors import DatasetError, ImageError, MissingPackage
 
@@ -16,7 +28,17 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MAX_PIXELS = 100_000_000  # read from the header, before anything is decoded
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 1 << 28
+# A progressive JPEG of a few megabytes may ask for thousands of passes, minutes of work; real ones have about ten.
+MAX_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+
+# What Pillow raises on damaged files, beside its own errors; found by feeding it such files.
+_FAULTS = (
+    *(OSError, ValueError, SyntaxError, struct.error, zlib.error, EOFError, OverflowError),
+    *(IndexError, KeyError, TypeError, MemoryError),
+)
 
 
 def is_image(value: object) -> bool:
@@ -25,48 +47,129 @@ def is_image(value: object) -> bool:
 
 
 def read_image(source: "ImageSource") -> "Image":
-    """An RGB image, upright by its EXIF tag, transparency laid on white.
+    """An RGB image, upright by its EXIF tag, transparency laid on white; the first frame of an animated one.
 
-    Raises ImageError naming the file where it is not a whole JPEG, PNG or WebP of at most 100 megapixels.
+    Raises ImageError naming the file where it is not a whole JPEG, PNG or WebP of at most 100 megapixels,
+    256 MiB and 100 scans.
     """
+    return decode_image(open_image(source), source)
+
+
+def open_image(source: "ImageSource") -> "Image":
+    """The image with its header read and nothing decoded yet: its size is known, and within the bounds above."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise MissingPackage.of("pillow", "models", "Reading images") from None
 
-    held = isinstance(source, bytes) or is_image(source)
-    name = f"image of type {type(source).__name__}" if held else str(source)
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb and of broken metadata; our own cap follows.
-            warnings.simplefilter("ignore")
-            if isinstance(source, Image.Image):
-                image = source
-            else:
-                content = source if isinstance(source, bytes) else source.read_bytes()
-                image = Image.open(io.BytesIO(content), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
+    with _refusing(source):
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            content = source if isinstance(source, bytes) else _content(source)
+            scans = content.count(START_OF_SCAN) if content.startswith(b"\xff\xd8") else 0
+            if scans > MAX_SCANS:
                 raise ImageError(
-                    f"{name}: at most {MAX_PIXELS:,} pixels expected, got {image.width}x{image.height}. "
-                    "Scale it down first."
+                    f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans expected, got {scans}. Save it again."
                 )
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16 bits: Pillow would cut at 255 instead of scaling
-                image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                f"{_name(source)}: at most {MAX_PIXELS:,} pixels expected, got {image.width}x{image.height}. "
+                "Scale it down first."
+            )
+        return image
+
+
+def decode_image(image: "Image", source: "ImageSource") -> "Image":
+    """What `open_image` opened, as `read_image` returns it; `source` is named in errors."""
+    from PIL import Image, ImageOps
+
+    with _refusing(source):
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = _eight_bits(image)
+        if not image.has_transparency_data:
             return image.convert("RGB")
+        image = image.convert("RGBA")
+        ground = Image.new("RGB", image.size, "white")
+        ground.paste(image, mask=image.getchannel("A"))
+        return ground
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """A grey image of 16 bits, scaled: Pillow would cut at 255. Its one transparent value becomes white."""
+    from PIL import Image
+
+    values = np.asarray(image)
+    grey = (values // 257).clip(0, 255).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey)
+
+
+def _content(source: "Path | Member") -> bytes:
+    size = source.stat().st_size if isinstance(source, Path) else source.size
+    if size > MAX_BYTES:
+        raise ImageError(
+            f"{source}: a file of at most {MAX_BYTES:,} bytes expected, got {size:,}. Scale it down first."
+        )
+    return source.read_bytes()
+
+
+class _Silence:
+    """No warnings while any thread is inside: Pillow warns of large and odd files, which are refused or read here.
+
+    `warnings.catch_warnings` alone would not do: where two threads overlap, the second to leave brings back
+    the first one's filters for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
+
+
+@contextmanager
+def _refusing(source: "ImageSource") -> Iterator[None]:
+    """Whatever Pillow raises inside becomes an ImageError that names `source`."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with _SILENCE:
+            yield
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name}: a JPEG, PNG or WebP image expected, got something else. Convert it, or leave it out."
+            f"{_name(source)}: a JPEG, PNG or WebP image expected, got something else. Convert it, or leave it out."
         ) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
+    except (*_FAULTS, Image.DecompressionBombError) as error:
         raise ImageError(
-            f"{name}: a whole JPEG, PNG or WebP image expected, got {error}. Mend it, or leave it out."
+            f"{_name(source)}: a whole JPEG, PNG or WebP image expected, got {error}. Mend it, or leave it out."
         ) from None
+
+
+def _name(source: "ImageSource") -> str:
+    held = isinstance(source, bytes) or is_image(source)
+    return f"image of type {type(source).__name__}" if held else str(source)
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from kernels._triton.device import (
     on_device,
     take_workspace,
 )
-from kernels._triton.launch import CoarseLaunch, coarse_launch, power
+from kernels._triton.launch import CoarseLaunch, coarse_launch, power, sort_warps
 from kernels._triton.maxima import dot_max
 from kernels._triton.selection import finish, rescore, scan, select_groups
 from kernels.topk import TopK
@@ -190,7 +190,7 @@ def _search_part(
         finish[(batch,)](
             at["hits"], at["hit_count"], at["group_count"], out.scores, out.rows,
             sizes.k, sizes.cap, sizes.hit_cap,
-            WIDTH=sizes.width, num_warps=_sort_warps(sizes), enable_fp_fusion=False,
+            WIDTH=sizes.width, num_warps=sort_warps(sizes.width), enable_fp_fusion=False,
         )  # fmt: skip
     scan[(batch,)](
         queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
@@ -203,8 +203,3 @@ def _search_part(
 
 _NAMES = ("hits", "group_max", "span_max", "peaks", "reaches", "lows", "spans", "groups",
           "group_count", "hit_count")  # fmt: skip
-
-
-def _sort_warps(sizes: _Sizes) -> int:
-    """Enough threads that a sort of `width` 64-bit keys stays in registers."""
-    return 4 if sizes.width <= 1024 else 8

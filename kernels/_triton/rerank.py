@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels._triton.candidates import rerank_fused, rerank_keys, rerank_sort
 from kernels._triton.device import capability_of, on_device, take_workspace
-from kernels._triton.launch import MAX_K, RerankLaunch, power, rerank_launch
+from kernels._triton.launch import MAX_K, RerankLaunch, power, rerank_launch, sort_warps
 from kernels.topk import TopK
 
 __all__ = ["rerank_topk", "rerank_workspace"]
@@ -79,12 +79,11 @@ def rerank_topk(
         "ROWS": launch.rows, "PAD": max(power(d), 64), "FP8": fp8, "enable_fp_fusion": False,
         "WIDE": tl.int32 if items.dtype == torch.int8 else tl.float32,
     }  # fmt: skip
-    warps = 4 if width <= 1024 else 8
     with on_device(queries):
         if launch.fused:
             rerank_fused[(batch,)](
                 queries, items, candidates, keys, *out, count, listed, k, d, *strides,
-                WIDTH=width, num_warps=max(warps, launch.warps), **score,
+                WIDTH=width, num_warps=max(4 if width <= 1024 else 8, launch.warps), **score,
             )  # fmt: skip
         else:
             tiles = -(-listed // launch.rows)
@@ -94,6 +93,6 @@ def rerank_topk(
             )  # fmt: skip
             rerank_sort[(batch,)](
                 keys, *out, listed, k, held,
-                WIDTH=width, num_warps=warps, enable_fp_fusion=False,
+                WIDTH=width, num_warps=sort_warps(width), enable_fp_fusion=False,
             )  # fmt: skip
     return out

@@ -10,9 +10,10 @@ from engine.checkpoints.files import Kind, check_files, checksum, kind_of, locat
 from engine.checkpoints.loading import load_model
 from engine.checkpoints.open_clip import load_open_clip
 from engine.checkpoints.processor import Processor, open_processor
-from engine.checkpoints.towers import ClipText, HiVLPImage, HiVLPText, PooledImage, SiglipText
+from engine.checkpoints.towers import FineOnly, HiVLPImage, HiVLPText
 from engine.index import CheckpointReference
 from engine.model import HiVLPModel
+from engine.model.backbone import backbone_dim, backbone_towers
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +64,15 @@ def _towers(directory: Path, kind: Kind) -> tuple[nn.Module, nn.Module, int | No
     if kind == "hivlp":
         ours = load_model(HiVLPModel, directory)
         return HiVLPImage(ours), HiVLPText(ours), ours.config.coarse_dim, ours.config.fine_dim
-    if kind == "siglip":
-        siglip = load_model(SiglipModel, directory)
-        image, text = PooledImage(siglip.vision_model), SiglipText(siglip.text_model)
-        return image, text, None, siglip.text_model.head.out_features
-    clip = load_model(CLIPModel, directory) if kind == "clip" else load_open_clip(directory)
+    backbone = open_backbone(directory, kind)
+    image, text = backbone_towers(backbone)
+    return FineOnly(image), FineOnly(text), None, backbone_dim(backbone.config)
+
+
+def open_backbone(directory: Path, kind: Kind) -> CLIPModel | SiglipModel:
+    """The model of a CLIP, SigLIP or open_clip directory."""
+    if kind == "open_clip":
+        return load_open_clip(directory)
     return (
-        PooledImage(clip.vision_model, clip.visual_projection),
-        ClipText(clip.text_model, clip.text_projection),
-        None,
-        clip.visual_projection.out_features,
+        load_model(SiglipModel, directory) if kind == "siglip" else load_model(CLIPModel, directory)
     )

@@ -70,17 +70,23 @@ class Processor:
 
 def open_processor(directory: Path) -> Processor:
     """The processor of a checkpoint or of an export, without its weights."""
-    kind = kind_of(directory)
     longest = _positions(directory)
     tokenizer = _tokenizer(directory)
     return Processor(
         _image_processor(directory),
         tokenizer,
-        padding="max_length" if kind == "siglip" else "longest",
+        padding="max_length" if _is_siglip(directory) else "longest",
         # What the positions can hold; a tokenizer without a limit says 10^30.
         max_tokens=min(longest, tokenizer.model_max_length),
         files=processor_files(directory),
     )
+
+
+def _is_siglip(directory: Path) -> bool:
+    """Whether it is a SigLIP checkpoint, or one of ours whose towers are SigLIP's."""
+    kind = kind_of(directory)
+    backbone = read_json(directory / CONFIG).get("backbone") if kind == "hivlp" else None
+    return kind == "siglip" or (backbone or {}).get("model_type") == "siglip"
 
 
 def _positions(directory: Path) -> int:

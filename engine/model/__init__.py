@@ -7,7 +7,8 @@ Importing this module registers them with the Auto classes, so that `AutoModel.f
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from engine.model.configuration import HiVLPConfig
-from engine.model.modeling import HiVLPFeatures, HiVLPModel, HiVLPOutput
+from engine.model.heads import HiVLPFeatures
+from engine.model.modeling import HiVLPModel, HiVLPOutput
 from engine.model.processing import HiVLPProcessor
 
 AutoConfig.register("hivlp", HiVLPConfig, exist_ok=True)

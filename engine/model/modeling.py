@@ -8,54 +8,31 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from engine.model.backbone import backbone_dim, backbone_towers, new_backbone
 from engine.model.configuration import HiVLPConfig
+from engine.model.heads import HierarchicalHeads, HiVLPFeatures
 from engine.model.image_tower import FEATURE_DIM, EfficientNetLite0
+from engine.model.text_tower import MeanOfPieces, mean_of_kept
 
+LEVELS = ("coarse", "fine")
 INITIAL_TEMPERATURE = 0.07  # CLIP's (arXiv 2103.00020); learned from there, one a level
-
-
-@dataclass
-class HiVLPFeatures(ModelOutput):
-    """`coarse` float32 `[B, d]` and `fine` float32 `[B, D]`, each row of unit length."""
-
-    coarse: Tensor | None = None
-    fine: Tensor | None = None
+INITIAL_BIAS = -10.0  # SigLIP's (arXiv 2303.15343): most pairs of a batch are no pairs
 
 
 @dataclass
 class HiVLPOutput(ModelOutput):
-    """The vectors of both modalities."""
+    """The vectors of both modalities, and the learned scalars of the loss by level.
+
+    logit_scales: logarithms of the inverse temperatures. logit_biases: None but for the sigmoid loss.
+    """
 
     image: HiVLPFeatures | None = None
     text: HiVLPFeatures | None = None
-
-
-class HierarchicalHeads(nn.Module):
-    """Tower features `[B, F]` to a coarse `[B, d]` and a fine `[B, D]` vector, through one shared layer."""
-
-    def __init__(self, feature_dim: int, config: HiVLPConfig) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(
-            nn.LayerNorm(feature_dim),
-            nn.Dropout(config.dropout),
-            nn.Linear(feature_dim, config.head_dim),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-        )
-        self.coarse = nn.Linear(config.head_dim, config.coarse_dim, bias=False)
-        self.fine = nn.Linear(config.head_dim, config.fine_dim, bias=False)
-        self.normalize = config.normalize
-
-    def forward(self, features: Tensor) -> HiVLPFeatures:
-        shared = self.trunk(features)
-        coarse, fine = self.coarse(shared), self.fine(shared)
-        if self.normalize:
-            coarse, fine = F.normalize(coarse, dim=-1), F.normalize(fine, dim=-1)
-        return HiVLPFeatures(coarse=coarse, fine=fine)
+    logit_scales: dict[str, Tensor] | None = None
+    logit_biases: dict[str, Tensor] | None = None
 
 
 class HiVLPModel(PreTrainedModel):
@@ -67,22 +44,22 @@ class HiVLPModel(PreTrainedModel):
 
     def __init__(self, config: HiVLPConfig) -> None:
         super().__init__(config)
-        self.image_tower = EfficientNetLite0()
-        self.text_tower = AutoModel.from_config(config.text_config, **_without_pooler(config))
-        self.image_heads = HierarchicalHeads(FEATURE_DIM, config)
-        self.text_heads = HierarchicalHeads(config.text_config.hidden_size, config)
-        initial = torch.tensor(1 / INITIAL_TEMPERATURE).log()
-        self.logit_scales = nn.ParameterDict(
-            {level: nn.Parameter(initial.clone()) for level in ("coarse", "fine")}
+        image_dim, text_dim = FEATURE_DIM, config.text_config.hidden_size
+        if config.backbone is not None:
+            self.image_tower, self.text_tower = backbone_towers(new_backbone(config.backbone))
+            image_dim = text_dim = backbone_dim(config.backbone)
+        else:
+            self.image_tower, self.text_tower = EfficientNetLite0(), _text_tower(config)
+        self.coarse_pieces = (
+            MeanOfPieces(config.text_config.vocab_size, config.coarse_text_dim)
+            if config.coarse_text_dim
+            else None
         )
+        self.image_heads = HierarchicalHeads(image_dim, image_dim, config)
+        self.text_heads = HierarchicalHeads(text_dim, config.coarse_text_dim or text_dim, config)
+        self.logit_scales = _by_level(torch.tensor(1 / INITIAL_TEMPERATURE).log())
+        self.logit_biases = _by_level(torch.tensor(INITIAL_BIAS)) if config.logit_bias else None
         self.post_init()
-
-    def text_tower_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`[B, T]` ids to the mean `[B, hidden]` of the token states that `attention_mask` keeps."""
-        states = self.text_tower(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
-        return mean_of_kept(states, attention_mask)
 
     def get_image_features(self, pixel_values: Tensor) -> HiVLPFeatures:
         """Pictures `[B, 3, H, W]`, preprocessed by the checkpoint's image processor."""
@@ -92,32 +69,59 @@ class HiVLPModel(PreTrainedModel):
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> HiVLPFeatures:
         """Token ids `[B, T]` and their mask (1 = a token, 0 = padding)."""
         features: HiVLPFeatures = self.text_heads(
-            self.text_tower_features(input_ids, attention_mask)
+            *text_features(self.text_tower, self.coarse_pieces, input_ids, attention_mask)
         )
         return features
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_features: Tensor | None = None,
+        text_features: Tensor | None = None,
     ) -> HiVLPOutput:
-        """Both modalities at once. `image_features` `[B, 1280]`, the image tower's own, may stand for pictures."""
+        """Both modalities at once.
+
+        `image_features` `[B, F]`, the image tower's own, may stand for pictures; a backbone's `text_features` for
+        sentences.
+        """
         if image_features is None:
             assert pixel_values is not None
             image_features = self.image_tower(pixel_values)
-        image = self.image_heads(image_features)
-        text = self.get_text_features(input_ids, attention_mask)
-        return HiVLPOutput(image=image, text=text)
+        if text_features is None:
+            assert input_ids is not None
+            assert attention_mask is not None
+            text = self.get_text_features(input_ids, attention_mask)
+        else:
+            text = self.text_heads(text_features)
+        return HiVLPOutput(
+            image=self.image_heads(image_features),
+            text=text,
+            logit_scales=dict(self.logit_scales.items()),
+            logit_biases=None if self.logit_biases is None else dict(self.logit_biases.items()),
+        )
 
 
-def mean_of_kept(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Token states `[B, T, hidden]` to their mean `[B, hidden]` over the tokens whose mask is 1."""
-    kept = attention_mask.unsqueeze(-1).to(states.dtype)
-    return (states * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1)
+def text_features(
+    tower: nn.Module, coarse_pieces: nn.Module | None, input_ids: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """What the two heads read: the text tower's features `[B, F]`, and the coarse head's own, or None."""
+    features = tower(input_ids=input_ids, attention_mask=attention_mask)
+    if not isinstance(features, Tensor):
+        features = mean_of_kept(features.last_hidden_state, attention_mask)
+    return features, None if coarse_pieces is None else coarse_pieces(input_ids, attention_mask)
 
 
-def _without_pooler(config: HiVLPConfig) -> dict[str, bool]:
-    """BERT-like encoders carry a pooler that mean pooling leaves unused: 5 % of a small checkpoint."""
-    return {"add_pooling_layer": False} if config.text_config.model_type == "bert" else {}
+def _text_tower(config: HiVLPConfig) -> nn.Module:
+    text = config.text_config
+    if getattr(text, "num_hidden_layers", None) == 0:
+        return MeanOfPieces(text.vocab_size, text.hidden_size)
+    # BERT-like encoders carry a pooler that mean pooling leaves unused: 5 % of a small checkpoint.
+    unused = {"add_pooling_layer": False} if text.model_type == "bert" else {}
+    tower: nn.Module = AutoModel.from_config(text, **unused)
+    return tower
+
+
+def _by_level(initial: Tensor) -> nn.ParameterDict:
+    return nn.ParameterDict({level: nn.Parameter(initial.clone()) for level in LEVELS})

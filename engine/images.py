@@ -6,6 +6,7 @@ a pixel while it lasts; the RGB image that comes of it takes 3 or 4.
 """
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -32,7 +33,8 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28
 # A progressive JPEG of a few megabytes may ask for thousands of passes, minutes of work; real ones have about ten.
 MAX_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # of a JPEG segment that has a length
+_SCAN, _END = b"\xda", b"\xd9"
 
 # What Pillow raises on damaged files, beside its own errors; found by feeding it such files.
 _FAULTS = (
@@ -67,10 +69,9 @@ def open_image(source: "ImageSource") -> "Image":
             image = source
         else:
             content = source if isinstance(source, bytes) else _content(source)
-            scans = content.count(START_OF_SCAN) if content.startswith(b"\xff\xd8") else 0
-            if scans > MAX_SCANS:
+            if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
                 raise ImageError(
-                    f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans expected, got {scans}. Save it again."
+                    f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans expected, got more. Save it again."
                 )
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
@@ -107,6 +108,15 @@ def _eight_bits(image: "Image") -> "Image":
     if isinstance(clear, int):
         grey[values == clear] = 255
     return Image.fromarray(grey)
+
+
+def _scans(jpeg: bytes) -> int:
+    """How many scans it has, up to one too many; segments are walked, not searched: they hold anything."""
+    scans, at = 0, 2
+    while scans <= MAX_SCANS and (marker := _MARKER.search(jpeg, at)) and marker[1] != _END:
+        scans += marker[1] == _SCAN
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _content(source: "Path | Member") -> bytes:

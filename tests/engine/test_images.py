@@ -1,6 +1,8 @@
 """Reading images: what is accepted comes out right, what is not is refused by name."""
 
 import io
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +102,33 @@ def test_a_folder_without_pictures(tmp_path: Path) -> None:
         find_images(tmp_path)
     with pytest.raises(engine.DatasetError, match="a folder of images expected, got nothing"):
         find_images(tmp_path / "nothing")
+
+
+def test_a_file_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.new("L", (30, 20)))
+    (tmp_path / "long.png").write_bytes(content)
+    monkeypatch.setattr(images, "MAX_BYTES", len(content) - 1)
+    with pytest.raises(engine.ImageError, match=f"at most {len(content) - 1} bytes expected"):
+        read_image(tmp_path / "long.png")
+    monkeypatch.setattr(images, "MAX_BYTES", len(content))
+    assert read_image(tmp_path / "long.png").size == (30, 20)
+
+
+def test_warning_filters_survive_threads_that_overlap() -> None:
+    """A second thread enters while the first is inside, and leaves after it."""
+    before = warnings.filters[:]
+    entered, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with images._SILENCE:
+            entered.set()
+            assert leave.wait(10)
+
+    thread = threading.Thread(target=second)
+    with images._SILENCE:
+        thread.start()
+        assert entered.wait(10)
+    warnings.warn("not heard", stacklevel=1)  # the second is still inside
+    leave.set()
+    thread.join()
+    assert warnings.filters == before

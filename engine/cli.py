@@ -245,9 +245,9 @@ def info(
 def _facts(index: Any) -> dict[str, Any]:
     return {
         "items": len(index),
-        "coarse": f"{index.coarse.shape[1]} x {index.coarse.dtype.name}",
-        "fine": f"{index.fine.shape[1]} x {index.fine.dtype.name}",
-        "bytes": index.coarse.nbytes + index.fine.nbytes,
+        "coarse": f"{index.header.coarse_dim} x {index.header.coarse_dtype}",
+        "fine": f"{index.header.fine_dim} x {index.header.fine_dtype}",
+        "bytes": index.nbytes,
         "checkpoint": index.checkpoint.path if index.checkpoint else None,
     }
 

@@ -9,8 +9,11 @@
     ├── CheckpointError  (ValueError)      a checkpoint that is missing, incomplete or of another shape
     │   └── CheckpointMismatch             an index made by another checkpoint than the one at hand
     ├── IndexFormatError (ValueError)      an index directory that is missing, damaged or of a newer format
+    ├── IndexLocked      (RuntimeError)    another writer has the index open; the message says who
+    ├── IndexChanged     (RuntimeError)    another writer has published since this index was opened
     ├── ImageError       (ValueError)      an image that cannot be read
-    └── DatasetError     (ValueError)      a folder of pictures or a captions file that cannot be used
+    ├── DatasetError     (ValueError)      a folder of pictures or a captions file that cannot be used
+    └── TrainingError    (RuntimeError)    a training run that went wrong: its loss is no number
 
 Each message names the argument or file, what was expected, what came, and what to do. An operation that raises
 has changed nothing.
@@ -24,10 +27,13 @@ __all__ = [
     "CheckpointMismatch",
     "DatasetError",
     "EngineError",
+    "IndexChanged",
     "IndexFormatError",
+    "IndexLocked",
     "InvalidArgument",
     "MissingPackage",
     "RuntimeUnavailable",
+    "TrainingError",
     "ImageError",
     "UnknownId",
 ]
@@ -63,9 +69,21 @@ class IndexFormatError(EngineError, ValueError):
     """An index directory that is missing, damaged or of a newer format."""
 
 
+class IndexLocked(EngineError, RuntimeError):
+    """Another writer has the index open: who, and since when."""
+
+
+class IndexChanged(EngineError, RuntimeError):
+    """Another writer has published a new state since this index was opened."""
+
+
 class ImageError(EngineError, ValueError):
     """An image that cannot be read."""
 
 
 class DatasetError(EngineError, ValueError):
     """A folder of pictures or a captions file that cannot be used."""
+
+
+class TrainingError(EngineError, RuntimeError):
+    """A training run that went wrong: its loss or its vectors are no numbers. Nothing was published."""

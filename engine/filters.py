@@ -44,18 +44,19 @@ def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
 
 
 def _mask_of(ids: Any, index: Index) -> Tensor:
-    mask = torch.zeros(len(index), dtype=torch.bool)
+    mask = torch.zeros(index.row_count, dtype=torch.bool)
     ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
     mask[torch.from_numpy(index.rows_of(ids, argument="filter"))] = True
     return mask
 
 
 def _checked_shape(mask: Tensor, index: Index, queries: int) -> Tensor:
-    if mask.shape not in ((len(index),), (queries, len(index))):
+    rows = index.row_count
+    if mask.shape not in ((rows,), (queries, rows)):
         raise InvalidArgument(
             "filter",
-            expected=f"a bool mask of shape [{len(index)}] or [{queries}, {len(index)}]",
+            expected=f"a bool mask of shape [{rows}] or [{queries}, {rows}]",
             got=f"shape {list(mask.shape)}",
-            remedy="Give one entry per item.",
+            remedy="Give one entry per row of the index, those of deleted items included.",
         )
     return mask

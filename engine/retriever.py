@@ -186,7 +186,7 @@ class Retriever:
         vectors = embed(batch, self._open_encoder, encoders_coarse=own)
         queries = snapshot.project(vectors, coarse_too=mode != "exact")
         mask = as_mask(filter, snapshot.index, len(queries))
-        mask = None if mask is None else mask.to(self.device)
+        mask = snapshot.visible(mask)
         encode_s = self._clock() - started
         best, coarse_s, rerank_s = self._find(snapshot, queries, mask, k, shortlist, mode)
         if min_score is not None:
@@ -362,9 +362,9 @@ class Retriever:
                 f"{index.checkpoint.sha256[:12]}…), got {encoder.reference.path} "
                 f"({encoder.reference.sha256[:12]}…). Use that one, or build the index again."
             )
-        if encoder.fine_dim != index.fine.shape[1]:
+        if encoder.fine_dim != index.header.fine_dim:
             raise CheckpointMismatch(
-                f"encoder: fine vectors of {index.fine.shape[1]} dims expected by the index, got "
+                f"encoder: fine vectors of {index.header.fine_dim} dims expected by the index, got "
                 f"{encoder.fine_dim}. Use the encoder that made the index, or build it again."
             )
         return encoder

@@ -1,6 +1,6 @@
 """`Snapshot`: an index with its vectors on the search device. A search reads one; a change swaps in another."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -17,12 +17,16 @@ NORMS_AT_A_TIME = 1 << 16  # items
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """coarse `[N, d]`, fine `[N, D]`, reduction `[D, d]` or None: those of `index`, as tensors."""
+    """coarse `[N, d]`, fine `[N, D]`, reduction `[D, d]` or None: those of `index`, as tensors.
+
+    live: bool `[N]`, which rows are not deleted; None where all are there.
+    """
 
     index: Index
     coarse: Tensor
     fine: Tensor
     reduction: Tensor | None
+    live: Tensor | None
 
     @classmethod
     def of(cls, index: Index, device: torch.device) -> "Snapshot":
@@ -32,6 +36,7 @@ class Snapshot:
             torch.from_numpy(index.coarse).to(device),
             torch.from_numpy(index.fine).to(device),
             None if reduction is None else torch.from_numpy(reduction).to(device),
+            None if index.live is None else torch.from_numpy(index.live).to(device),
         )
 
     @cached_property
@@ -42,6 +47,13 @@ class Snapshot:
         parts = self.coarse.split(NORMS_AT_A_TIME)
         longest = [torch.linalg.vector_norm(part.float(), dim=1).max() for part in parts]
         return float(torch.stack(longest).max()) * 1.01 if len(self.coarse) else 0.0
+
+    def visible(self, mask: Tensor | None) -> Tensor | None:
+        """bool `[N]` or `[B, N]` on the device: what `mask` allows and is not deleted; None = everything."""
+        if mask is None:
+            return self.live
+        mask = mask.to(self.coarse.device)
+        return mask if self.live is None else mask & self.live
 
     @property
     def learns(self) -> bool:
@@ -54,9 +66,7 @@ class Snapshot:
         reduction = learn_reduction(
             torch.cat([self.fine.cpu().float(), fine.cpu().float()]), self.coarse.shape[1]
         )
-        coarse = (self.fine.cpu().float() @ reduction).to(self.coarse.dtype)
-        index = replace(self.index, coarse=coarse.numpy(), reduction=reduction.numpy(), path=None)
-        return Snapshot.of(index, self.fine.device)
+        return Snapshot.of(self.index.reduced(reduction.numpy()), self.fine.device)
 
     def project(self, vectors: Embeddings, *, coarse_too: bool) -> Embeddings:
         """`vectors` as the index stores its items: its scale, dtype and device, checked after the cast.

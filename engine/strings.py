@@ -6,6 +6,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import IndexFormatError
+
 
 class Strings(Sequence[str]):
     """String i is the UTF-8 bytes `text[ends[i - 1]:ends[i]]`.
@@ -13,6 +15,8 @@ class Strings(Sequence[str]):
     Args:
         text: uint8, all strings one after another.
         ends: int64 `[N]`, where each string ends.
+
+    Reading one raises IndexFormatError where the arrays cannot be what `of` made.
     """
 
     def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -23,6 +27,15 @@ class Strings(Sequence[str]):
         encoded = [string.encode() for string in strings]
         text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         return cls(text, np.cumsum([len(part) for part in encoded], dtype=np.int64))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Strings]") -> "Strings":
+        """The strings of all parts, one after the other."""
+        lengths = [np.diff(part.ends, prepend=0) for part in parts]
+        return cls(
+            np.concatenate([part.text for part in parts]),
+            np.cumsum(np.concatenate(lengths), dtype=np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -35,12 +48,32 @@ class Strings(Sequence[str]):
         if isinstance(row, slice):
             return self.take(np.arange(len(self))[row])
         row = range(len(self))[row]
-        start = self.ends[row - 1] if row else 0
-        return self.text[start : self.ends[row]].tobytes().decode()
+        start, end = int(self.ends[row - 1]) if row else 0, int(self.ends[row])
+        if 0 <= start <= end <= len(self.text):
+            try:
+                return self.text[start:end].tobytes().decode()
+            except UnicodeDecodeError:
+                pass  # said below
+        raise _damaged(f"row {row}")
 
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 
     def take(self, rows: NDArray[np.int64]) -> "Strings":
         """Those of the given rows, in their order."""
-        return Strings.of(self[int(row)] for row in rows)
+        starts = np.concatenate([[0], self.ends])[rows]
+        lengths = self.ends[rows] - starts
+        ends = np.cumsum(lengths, dtype=np.int64)
+        if (lengths < 0).any() or (starts < 0).any() or (starts + lengths > len(self.text)).any():
+            raise _damaged(f"the ends of {len(rows)} rows")
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            starts - ends + lengths, lengths
+        )
+        return Strings(self.text[places], ends)
+
+
+def _damaged(what: str) -> IndexFormatError:
+    return IndexFormatError(
+        f"strings of an index: UTF-8 between ascending ends expected, got something else at {what}. "
+        "`python -m engine info INDEX --verify` names the damaged file; restore it."
+    )

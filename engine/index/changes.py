@@ -1,0 +1,128 @@
+"""What `append`, `without` and `compact` make of an index, in memory."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from engine.errors import InvalidArgument
+from engine.index.columns import common_schema
+from engine.index.segment import Rows, Segment, join
+from engine.strings import Strings
+
+if TYPE_CHECKING:
+    from engine.index.index import Index
+
+OnConflict: TypeAlias = Literal["error", "replace", "skip"]
+
+MERGED_ROWS = 1 << 16  # segments that are not saved yet grow together up to so many rows
+
+
+def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
+    """`index` and the items of `other`."""
+    if on_conflict not in get_args(OnConflict):
+        raise InvalidArgument(
+            "on_conflict",
+            expected='"error", "replace" or "skip"',
+            got=repr(on_conflict),
+            remedy="Use one of these.",
+        )
+    _check_alike(index, other)
+    if not len(other):
+        return index
+    new = compacted(other.segments)
+    wanted = list(new.ids) if isinstance(new.ids, Strings) else new.ids.tolist()
+    taken = index.find(wanted)
+    if (taken >= 0).any():
+        if on_conflict == "error":
+            raise InvalidArgument(
+                "ids",
+                expected="ids that the index does not hold yet",
+                got=repr(wanted[int((taken >= 0).argmax())]),
+                remedy='Remove the old item, choose another id, or pass on_conflict="replace" or "skip".',
+            )
+        if on_conflict == "replace":
+            index = without_rows(index, taken[taken >= 0])
+        else:
+            new = new.take(np.flatnonzero(taken < 0))
+            if not len(new):
+                return index
+    held = [segment.metadata for segment in (*index.segments, new) if segment.metadata is not None]
+    if new.metadata is not None and len(held) > 1:
+        common_schema(held)
+    return replace(index, segments=_settled([*index.segments, new]))
+
+
+def without_rows(index: "Index", rows: Rows) -> "Index":
+    """`index`, these rows deleted; no segments where none of their rows is left."""
+    segments, first = [], 0
+    for segment in index.segments:
+        here = rows[(rows >= first) & (rows < first + len(segment))] - first
+        segments.append(segment.without(here) if len(here) else segment)
+        first += len(segment)
+    left = any(segment.live_count for segment in segments)
+    return replace(index, segments=tuple(segments) if left else ())
+
+
+def compact(index: "Index") -> "Index":
+    """`index` in one segment."""
+    if len(index.segments) < 2 and index.live is None:
+        return index
+    return replace(index, segments=(compacted(index.segments),))
+
+
+def compacted(segments: Sequence[Segment]) -> Segment:
+    """The rows of segments that are not deleted, as one in memory."""
+    kept = [
+        segment.take(np.flatnonzero(segment.live())) if len(segment.deleted) else segment
+        for segment in segments
+        if segment.live_count
+    ]
+    return replace(kept[0], files={}) if len(kept) == 1 else join(kept)
+
+
+def _settled(segments: list[Segment]) -> tuple[Segment, ...]:
+    """Unsaved segments merged while the last is as long as the one before: a thousand small adds leave ten."""
+    while len(segments) > 1:
+        before, last = segments[-2:]
+        if before.saved or len(before) > len(last) or len(before) + len(last) > MERGED_ROWS:
+            break
+        segments[-2:] = [join([before, last])]
+    return tuple(segments)
+
+
+def _check_alike(index: "Index", other: "Index") -> None:
+    """Raise InvalidArgument where the vectors or ids of `other` are not such as `index` holds."""
+    mine, theirs = index.header, other.header
+    for name, dims in (
+        ("coarse", (mine.coarse_dim, theirs.coarse_dim)),
+        ("fine", (mine.fine_dim, theirs.fine_dim)),
+    ):
+        if dims[0] != dims[1]:
+            raise InvalidArgument(
+                name,
+                expected=f"vectors of {dims[0]} dims, as the index has",
+                got=f"{dims[1]} dims",
+                remedy="Encode the new items with the encoder that made the index.",
+            )
+    for name, dtypes in (
+        ("coarse", (mine.coarse_dtype, theirs.coarse_dtype)),
+        ("fine", (mine.fine_dtype, theirs.fine_dtype)),
+    ):
+        if dtypes[0] != dtypes[1]:
+            raise InvalidArgument(
+                name,
+                expected=f"{dtypes[0]}, as the index has",
+                got=dtypes[1],
+                remedy="Convert the vectors, or use Retriever.add, which does.",
+            )
+    kinds = [part.holds_strings for part in (index, other)]
+    if None not in kinds and kinds[0] != kinds[1]:
+        words = ["strings" if kind else "integers" for kind in kinds]
+        raise InvalidArgument(
+            "ids",
+            expected=words[0],
+            got=words[1],
+            remedy="An index holds ids of one kind; pass ids=…",
+        )

@@ -1,0 +1,221 @@
+"""The index directory: reading it, and publishing a new state of it.
+
+New files are written under names never used before and synced, then their names are, and then the manifest that
+names them is renamed over the old one: a crash leaves the old index or the new one. What no manifest names any more
+is removed last. Published files are never written to, so they may be mapped; who has them open keeps them.
+"""
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from engine.errors import IndexFormatError
+from engine.index import disk
+from engine.index.columns import Columns
+from engine.index.lock import LOCK
+from engine.index.lookup import Lookup
+from engine.index.manifest import (
+    FILE_NAME,
+    MANIFEST,
+    NUMPY_DTYPES,
+    Array,
+    Manifest,
+    StoredFile,
+    StoredSegment,
+    dtype_name,
+    read_manifest,
+)
+from engine.index.segment import NO_ROWS, Rows, Segment
+from engine.strings import Strings
+
+DRAFT = re.compile(re.escape(MANIFEST) + r"\.[0-9a-f]{12}")
+BLOCK_BYTES = 1 << 24
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read(
+    directory: Path, known: Sequence[Segment] = ()
+) -> tuple[Manifest, str, tuple[Segment, ...], Array | None]:
+    """What is published: the manifest, its checksum, the segments (those `known` as they are), the reduction."""
+    by_file = {segment.files["fine"].file: segment for segment in known if segment.saved}
+    while True:
+        manifest, checksum = read_manifest(directory)
+        try:
+            segments = tuple(
+                open_segment(directory, stored, by_file.get(stored.files["fine"].file))
+                for stored in manifest.segments
+            )
+            reduction = (
+                None if manifest.reduction is None else map_file(directory, manifest.reduction)
+            )
+            return manifest, checksum, segments, reduction
+        except FileNotFoundError as missing:
+            if read_manifest(directory)[1] == checksum:
+                raise IndexFormatError(
+                    f"{missing.filename}: a file that the manifest names expected, found none. "
+                    "Restore it, or build the index again."
+                ) from None
+            # A writer has published another state and removed the file: read that.
+
+
+def open_segment(directory: Path, stored: StoredSegment, known: Segment | None) -> Segment:
+    """Map the files of one segment, or take over those of `known`, which differs in its deleted rows at most."""
+    if known is not None and known.files == stored.files:
+        return known
+    arrays = {name: map_file(directory, file) for name, file in stored.files.items()}
+    ids = arrays["ids"] if "ids" in arrays else Strings(arrays["ids_text"], arrays["ids_ends"])
+    lookup = (
+        Lookup(arrays["lookup_keys"], arrays["lookup_rows"])
+        if "lookup_keys" in arrays
+        else Lookup(arrays["ids"], None)
+    )
+    metadata = Columns(arrays["metadata"], stored.rows) if "metadata" in arrays else None
+    return Segment(
+        coarse=arrays["coarse"] if known is None else known.coarse,
+        fine=arrays["fine"] if known is None else known.fine,
+        ids=ids,
+        lookup=lookup,
+        metadata=metadata,
+        deleted=arrays.get("deleted", NO_ROWS),
+        files=stored.files,
+    )
+
+
+def map_file(directory: Path, stored: StoredFile) -> Array:
+    """The array in a file, mapped. FileNotFoundError if it is gone, IndexFormatError for another length."""
+    file = directory / stored.file
+    dtype = NUMPY_DTYPES[stored.dtype]
+    try:
+        size = file.stat().st_size
+        if size != stored.bytes:
+            raise IndexFormatError(
+                f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
+                "Restore the file, or build the index again."
+            )
+        if not size:  # no bytes to map
+            return np.empty(stored.shape, dtype)
+        # Copy-on-write: torch wants writable memory, and nothing written to it may reach the file.
+        return np.memmap(file, dtype, mode="c", shape=stored.shape)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise IndexFormatError(f"{file}: a readable file expected, got {error}.") from None
+
+
+# ---------------------------------------------------------------------- publishing
+
+
+def check_place(directory: Path) -> None:
+    """Raise IndexFormatError where `directory` holds something else than an index or what a failed save left."""
+    if (directory / MANIFEST).exists():
+        read_manifest(directory)
+    elif directory.exists():
+        strangers = not directory.is_dir() or any(not _is_ours(n) for n in os.listdir(directory))
+        if strangers:
+            raise IndexFormatError(
+                f"{directory}: an index, an empty directory or a free name expected, got something else. "
+                "Choose another place."
+            )
+
+
+class Draft:
+    """Files about to be published in a directory whose writer lock is held; `with` removes them on failure."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._written: list[Path] = []
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._written:
+            with contextlib.suppress(OSError):  # the error at hand says more; the next save sweeps
+                disk.remove(file)
+
+    def write(
+        self, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[memoryview]
+    ) -> StoredFile:
+        """Write one file and sync it."""
+        suffix = "parquet" if name == "metadata" else "bin"
+        file = self.directory / f"{name}-{uuid.uuid4().hex[:12]}.{suffix}"
+        self._written.append(file)
+        length, digest = disk.write_new(file, blocks)
+        return StoredFile(file.name, dtype, shape, length, digest)
+
+    def write_array(self, name: str, array: Array) -> StoredFile:
+        """Write one array and sync it."""
+        return self.write(name, dtype_name(array), array.shape, blocks_of(array))
+
+    def write_segment(self, segment: Segment, kept: Mapping[str, StoredFile]) -> StoredSegment:
+        """Write what `kept`, the segment's files in this directory, do not hold yet."""
+        files = {
+            name: kept.get(name) or self.write_array(name, array)
+            for name, array in contents(segment).items()
+        }
+        return StoredSegment(len(segment), files)
+
+    def publish(self, manifest: Manifest) -> str:
+        """Make `manifest` what the directory holds, durably; its checksum. Then remove what it does not name."""
+        for stored in manifest.files:
+            map_file(self.directory, stored)
+        disk.sync_directory(self.directory)
+        text, checksum = manifest.to_bytes()
+        draft = self.directory / f"{MANIFEST}.{uuid.uuid4().hex[:12]}"
+        self._written.append(draft)
+        disk.write_new(draft, [text])
+        disk.rename(draft, self.directory / MANIFEST)
+        self._written.clear()
+        disk.sync_directory(self.directory)
+        self._sweep({stored.file for stored in manifest.files} | {MANIFEST, LOCK})
+        return checksum
+
+    def _sweep(self, kept: set[str]) -> None:
+        with contextlib.suppress(OSError):  # published: what stays behind is swept by the next save
+            for name in sorted(os.listdir(self.directory)):
+                if _is_ours(name) and name not in kept:
+                    disk.remove(self.directory / name)
+
+
+def blocks_of(array: Array, rows: Rows | None = None) -> Iterator[memoryview]:
+    """The bytes of the array, or of these rows of it, in pieces of about 16 MiB."""
+    count = len(array) if rows is None else len(rows)
+    step = max(1, BLOCK_BYTES // max(1, array[:1].nbytes))
+    for first in range(0, count, step):
+        piece = slice(first, first + step)
+        taken = array[piece] if rows is None else array[rows[piece]]
+        yield np.ascontiguousarray(taken).reshape(-1).view(np.uint8).data
+
+
+def contents(segment: Segment) -> dict[str, Array]:
+    """The arrays of a segment by the names of their files."""
+    contents: dict[str, Array] = {"coarse": segment.coarse, "fine": segment.fine}
+    if isinstance(segment.ids, Strings):
+        contents |= {"ids_text": segment.ids.text, "ids_ends": segment.ids.ends}
+    else:
+        contents["ids"] = segment.ids
+    if segment.lookup.rows is not None:
+        contents |= {"lookup_keys": segment.lookup.keys, "lookup_rows": segment.lookup.rows}
+    if segment.metadata is not None:
+        contents["metadata"] = segment.metadata.parquet
+    if len(segment.deleted):
+        contents["deleted"] = segment.deleted
+    return contents
+
+
+def _is_ours(name: str) -> bool:
+    """Whether this is a name that only an index gives its files."""
+    return bool(name in (LOCK, MANIFEST) or FILE_NAME.fullmatch(name) or DRAFT.fullmatch(name))

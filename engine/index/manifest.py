@@ -1,0 +1,281 @@
+"""`manifest.json`: what an index holds, and the length and checksum of every file of it (docs/index-format.md).
+
+The manifest's own checksum is the SHA-256 of its bytes with the 64 digits of `checksum` written as zeros.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import IndexFormatError
+
+FORMAT, VERSION = "hivlp-index", 2
+MANIFEST = "manifest.json"
+FILE_NAME = re.compile(r"[a-z_]+-[0-9a-f]{12}\.(bin|parquet)")
+
+Array: TypeAlias = NDArray[Any]
+
+# NumPy has no bfloat16: its bits stand in uint16 arrays, which nothing else here has.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+    "int8": np.dtype("i1"),
+    "uint8": np.dtype("u1"),
+    "int64": np.dtype("<i8"),
+}
+COARSE_DTYPES = ("float32", "float16", "bfloat16", "int8")
+FINE_DTYPES = ("float32", "float16")
+
+
+def dtype_name(array: Array) -> str:
+    """The name by which an index calls an array's dtype."""
+    return "bfloat16" if array.dtype == np.uint16 else array.dtype.name
+
+
+@dataclass(frozen=True)
+class CheckpointReference:
+    """Which checkpoint made the vectors: where it was, and the SHA-256 over its files."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How int8 coarse vectors were made: round(value / scale), clipped to -127…127.
+
+    clipped: values beyond that among those the scale was chosen from.
+    recall: the share of the best items by unrounded coarse vectors that the rounded ones found, on a sample.
+    """
+
+    scale: float
+    clipped: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class Header:
+    """What all vectors of an index have in common."""
+
+    coarse_dim: int
+    coarse_dtype: str
+    fine_dim: int
+    fine_dtype: str
+    normalize: bool = False
+    checkpoint: CheckpointReference | None = None
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file: an array's values alone, little-endian, row by row; or Parquet, as uint8."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredSegment:
+    """The files of one segment, by what they hold: `coarse`, `fine`, `ids` …"""
+
+    rows: int
+    files: Mapping[str, StoredFile]
+
+    @property
+    def live(self) -> int:
+        deleted = self.files.get("deleted")
+        return self.rows - (deleted.shape[0] if deleted else 0)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that `manifest.json` says. `reduction`: the file of float32 `[D, d]`, or None."""
+
+    header: Header
+    reduction: StoredFile | None
+    segments: tuple[StoredSegment, ...]
+
+    @property
+    def files(self) -> list[StoredFile]:
+        own = [self.reduction] if self.reduction else []
+        return own + [file for segment in self.segments for file in segment.files.values()]
+
+    def to_bytes(self) -> tuple[bytes, str]:
+        """The text of the file, and its checksum."""
+        body = {
+            "format": FORMAT,
+            "version": VERSION,
+            "checksum": "0" * 64,
+            "count": sum(segment.live for segment in self.segments),
+            **asdict(self.header),
+            "reduction": asdict(self.reduction) if self.reduction else None,
+            "segments": [asdict(segment) for segment in self.segments],
+        }
+        text = json.dumps(body, indent=1).encode()
+        digest = sha256(text).hexdigest()
+        return text.replace(b"0" * 64, digest.encode(), 1), digest
+
+
+def read_manifest(directory: Path) -> tuple[Manifest, str]:
+    """What `manifest.json` says, checked against itself, and its checksum; else IndexFormatError."""
+    file = directory / MANIFEST
+    try:
+        text = file.read_bytes()
+        body = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexFormatError(
+            f"{directory}: a directory with a {MANIFEST} expected, found none. "
+            "Make an index with `python -m engine index FOLDER -o INDEX`."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise IndexFormatError(
+            f"{file}: a JSON object expected, got {error}. Restore it, or build the index again."
+        ) from None
+    found = (body.get("format"), body.get("version")) if isinstance(body, dict) else ()
+    if found != (FORMAT, VERSION):
+        raise IndexFormatError(
+            f"{file}: format {(FORMAT, VERSION)} expected, got {found}. "
+            "Open it with the release that wrote it, or build the index again."
+        )
+    checksum = str(body.get("checksum"))
+    unsigned = text.replace(checksum.encode(errors="replace"), b"0" * 64, 1)
+    if sha256(unsigned).hexdigest() != checksum:
+        raise IndexFormatError(
+            f"{file}: checksum {checksum!r} expected, got {sha256(unsigned).hexdigest()}. "
+            "The manifest is damaged: restore it, or build the index again."
+        )
+    try:
+        manifest = _parsed(body)
+        _check(manifest, body["count"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise IndexFormatError(
+            f"{file}: a whole manifest expected, got {error!r}. Restore it, or build the index again."
+        ) from None
+    return manifest, checksum
+
+
+def _parsed(body: Mapping[str, Any]) -> Manifest:
+    def optional(make: Callable[..., Any], entry: Any) -> Any:
+        return None if entry is None else make(**entry)
+
+    header = Header(
+        coarse_dim=body["coarse_dim"],
+        coarse_dtype=body["coarse_dtype"],
+        fine_dim=body["fine_dim"],
+        fine_dtype=body["fine_dtype"],
+        normalize=body["normalize"],
+        checkpoint=optional(CheckpointReference, body["checkpoint"]),
+        quantization=optional(Quantization, body["quantization"]),
+    )
+    segments = tuple(
+        StoredSegment(
+            entry["rows"], {name: _file(stored) for name, stored in entry["files"].items()}
+        )
+        for entry in body["segments"]
+    )
+    reduction = body["reduction"]
+    return Manifest(header, None if reduction is None else _file(reduction), segments)
+
+
+def _file(entry: Mapping[str, Any]) -> StoredFile:
+    return StoredFile(**{**entry, "shape": tuple(entry["shape"])})
+
+
+def _check(manifest: Manifest, count: int) -> None:
+    """Raise ValueError or TypeError for what cannot be, or contradicts something else in the manifest."""
+    header = manifest.header
+    _require(
+        _is_count(header.coarse_dim) and header.coarse_dim > 0, "coarse_dim", header.coarse_dim
+    )
+    _require(_is_count(header.fine_dim) and header.fine_dim > 0, "fine_dim", header.fine_dim)
+    _require(header.coarse_dtype in COARSE_DTYPES, "coarse_dtype", header.coarse_dtype)
+    _require(header.fine_dtype in FINE_DTYPES, "fine_dtype", header.fine_dtype)
+    _require(isinstance(header.normalize, bool), "normalize", header.normalize)
+    if header.checkpoint is not None:
+        for text in asdict(header.checkpoint).values():
+            _require(isinstance(text, str), "checkpoint", text)
+    quantization = header.quantization
+    _require(
+        (quantization is None) == (header.coarse_dtype != "int8"), "quantization", quantization
+    )
+    if quantization is not None:
+        scale = quantization.scale
+        _require(type(scale) is float and math.isfinite(scale) and scale > 0, "scale", scale)
+    if manifest.reduction:
+        _check_file(
+            "reduction", manifest.reduction, (header.fine_dim, header.coarse_dim), "float32"
+        )
+    for segment in manifest.segments:
+        _check_segment(header, segment)
+    kinds = {"ids" in segment.files for segment in manifest.segments}
+    _require(len(kinds) < 2, "segments", "ids of both kinds")
+    names = [file.file for file in manifest.files]
+    _require(len(set(names)) == len(names), "segments", "one file named twice")
+    live = sum(segment.live for segment in manifest.segments)
+    _require(_is_count(count) and count == live, "count", count)
+
+
+def _check_segment(header: Header, segment: StoredSegment) -> None:
+    rows, files = segment.rows, segment.files
+    _require(_is_count(rows) and rows > 0, "rows", rows)
+    ids = {"ids"} if "ids" in files else {"ids_text", "ids_ends"}
+    wanted = {"coarse", "fine"} | ids
+    if {"lookup_keys", "lookup_rows"} & files.keys() or "ids" not in files:
+        wanted |= {"lookup_keys", "lookup_rows"}
+    _require(wanted <= files.keys(), "files", f"{sorted(files)} without {sorted(wanted)}")
+    extra = files.keys() - wanted - {"metadata", "deleted"}
+    _require(not extra, "files", sorted(extra))
+    _check_file("coarse", files["coarse"], (rows, header.coarse_dim), header.coarse_dtype)
+    _check_file("fine", files["fine"], (rows, header.fine_dim), header.fine_dtype)
+    if "ids" in files:
+        _check_file("ids", files["ids"], (rows,), "int64")
+    else:
+        _check_file("ids_text", files["ids_text"], (None,), "uint8")
+        _check_file("ids_ends", files["ids_ends"], (rows,), "int64")
+    if "lookup_keys" in files:
+        _check_file("lookup_keys", files["lookup_keys"], (None,), "int64", at_most=rows)
+        _check_file("lookup_rows", files["lookup_rows"], files["lookup_keys"].shape, "int64")
+    if "metadata" in files:
+        _check_file("metadata", files["metadata"], (None,), "uint8")
+    if "deleted" in files:
+        _check_file("deleted", files["deleted"], (None,), "int64", at_most=rows)
+
+
+def _check_file(
+    name: str,
+    stored: StoredFile,
+    shape: tuple[int | None, ...],
+    dtype: str,
+    at_most: int | None = None,
+) -> None:
+    """`shape`: None for any length, up to `at_most`."""
+    found = stored.shape
+    _require(len(found) == len(shape) and all(map(_is_count, found)), name, found)
+    fits = all(want in (None, got) for want, got in zip(shape, found, strict=True))
+    _require(fits and (at_most is None or found[0] <= at_most), name, f"shape {found}")
+    _require(stored.dtype == dtype, name, stored.dtype)
+    size = math.prod(found) * NUMPY_DTYPES[dtype].itemsize
+    _require(_is_count(stored.bytes) and stored.bytes == size, name, f"{stored.bytes} bytes")
+    _require(FILE_NAME.fullmatch(stored.file) is not None, name, stored.file)
+    _require(isinstance(stored.sha256, str), name, stored.sha256)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _require(true: bool, name: str, got: Any) -> None:
+    if not true:
+        raise ValueError(f"{name}: {got}")

@@ -1,0 +1,113 @@
+"""`Segment`: the items of one `add`. Only its set of deleted rows is ever replaced."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import IndexFormatError
+from engine.index.checks import Id, Ids
+from engine.index.columns import Columns
+from engine.index.columns import joined as joined_columns
+from engine.index.lookup import Keys, Lookup
+from engine.index.manifest import Array, StoredFile
+from engine.strings import Strings
+
+Rows = NDArray[np.int64]
+
+NO_ROWS: Rows = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """n items.
+
+    coarse `[n, d]`, fine `[n, D]`; ids: int64 `[n]` or n strings; lookup: of those ids that are not deleted.
+    deleted: int64, the rows that are no longer there, ascending.
+    files: those that hold this segment, by what they hold; none where it is not saved yet.
+    """
+
+    coarse: Array
+    fine: Array
+    ids: Ids
+    lookup: Lookup
+    metadata: Columns | None = None
+    deleted: Rows = field(default_factory=lambda: NO_ROWS)
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Its rows, deleted ones too."""
+        return len(self.fine)
+
+    @property
+    def live_count(self) -> int:
+        return len(self.fine) - len(self.deleted)
+
+    @property
+    def saved(self) -> bool:
+        """Whether files hold all of it but, perhaps, its deleted rows."""
+        return bool(self.files)
+
+    def live(self) -> NDArray[np.bool_]:
+        """bool `[n]`: which rows are not deleted."""
+        deleted = self.deleted
+        ascending = (deleted[1:] > deleted[:-1]).all()
+        if len(deleted) and not (ascending and deleted[0] >= 0 and deleted[-1] < len(self)):
+            raise IndexFormatError(
+                f"deleted rows of an index: ascending rows below {len(self)} expected, got others. "
+                "`python -m engine info INDEX --verify` names the damaged file; restore it."
+            )
+        live = np.ones(len(self), dtype=bool)
+        live[deleted] = False
+        return live
+
+    def find(self, wanted: Sequence[Id], keys: Keys) -> Rows:
+        """The row that holds each wanted id, -1 where none does or it is deleted."""
+        rows = self.lookup.find(self.ids, wanted, keys)
+        if len(self.deleted):
+            places = np.searchsorted(self.deleted, rows)
+            gone = self.deleted[np.minimum(places, len(self.deleted) - 1)] == rows
+            rows = np.where(gone, -1, rows)
+        return rows
+
+    def without(self, rows: Rows) -> "Segment":
+        """This segment, these rows deleted too."""
+        files = {name: file for name, file in self.files.items() if name != "deleted"}
+        return replace(self, deleted=np.union1d(self.deleted, rows), files=files)
+
+    def take(self, rows: Rows) -> "Segment":
+        """Those of these rows, in memory; they must not be deleted."""
+        ids = self.ids.take(rows)
+        return Segment(
+            self.coarse[rows],
+            self.fine[rows],
+            ids,
+            Lookup.of(ids),
+            None if self.metadata is None else self.metadata.take(rows),
+        )
+
+
+def join(parts: Sequence[Segment]) -> Segment:
+    """Segments as one, in memory, with the same rows, deleted ones included."""
+    starts = np.cumsum([0, *map(len, parts)])
+    live = np.flatnonzero(np.concatenate([part.live() for part in parts]))
+    deleted = [part.deleted + start for part, start in zip(parts, starts, strict=False)]
+    ids = join_ids([part.ids for part in parts])
+    everything = len(live) == starts[-1]
+    return Segment(
+        coarse=np.concatenate([part.coarse for part in parts]),
+        fine=np.concatenate([part.fine for part in parts]),
+        ids=ids,
+        lookup=Lookup.of(ids, None if everything else live),
+        metadata=joined_columns([(part.metadata, len(part)) for part in parts]),
+        deleted=np.concatenate(deleted),
+    )
+
+
+def join_ids(parts: Sequence[Ids]) -> Ids:
+    """Ids of one kind, one after the other."""
+    strings = [part for part in parts if isinstance(part, Strings)]
+    if strings:
+        return Strings.joined(strings)
+    return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])

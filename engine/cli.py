@@ -165,48 +165,182 @@ def evaluate(
     _print(facts, as_json, f"{report.title}{left_out}\n\n{report.to_markdown()}")
 
 
+MODEL, LOSS, RUN = "The model", "The loss", "The run"
+
+
 @app.command()
 def train(
-    dataset: Annotated[Path, typer.Argument(help="A folder with captions.jsonl.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with captions or tars, a captions file, dataset_coco.json, …"
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the checkpoint.")],
     image_weights: Annotated[
-        Path, typer.Option(help="EfficientNet-Lite0 weights, as safetensors.")
-    ],
+        Path | None,
+        typer.Option(help="Start from scratch, on EfficientNet-Lite0 weights in safetensors."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Or start from a checkpoint: go on with ours, or learn heads on CLIP's or SigLIP's towers."
+        ),
+    ] = None,
+    unfreeze: Annotated[
+        bool, typer.Option("--unfreeze", help="Train the towers too, from pixels.")
+    ] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of the pictures, if not the captions file's.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Train on the train part of this split.")
     ] = None,
-    coarse_dim: Annotated[int, typer.Option(help="Length of the coarse vectors.")] = 32,
-    fine_dim: Annotated[int, typer.Option(help="Length of the fine vectors.")] = 256,
-    steps: Annotated[int, typer.Option(help="Batches to train on.")] = 1600,
-    batch_size: Annotated[int, typer.Option(help="Concepts in a batch.")] = 512,
-    learning_rate: Annotated[float, typer.Option(help="Its peak.")] = 2e-3,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Multiply in bfloat16: quicker where the CPU or GPU can.")
-    ] = False,
-    views: Annotated[int, typer.Option(help="Views of each picture, the first unchanged.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.")] = 0,
-    features: Annotated[
-        Path | None, typer.Option(help="A file to keep the image features in for the next run.")
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the weights of the best AR (coarse, then fine over 32) on this part, such as val, "
+            "or on this share of the concepts, such as 0.05."
+        ),
     ] = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out, and list, what cannot be used.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cut off.")
+    ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(help="A file to keep the features of frozen towers in for the next run."),
+    ] = None,
+    coarse_dim: Annotated[
+        int | None,
+        typer.Option(help="Length of the coarse vectors: 16; 64 on CLIP.", rich_help_panel=MODEL),
+    ] = None,
+    fine_dim: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the fine ones: 256; on CLIP its own vectors, unchanged.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    heads: Annotated[
+        Literal["own", "shared", "nested"] | None,
+        typer.Option(help="How coarse vectors are made: own.", rich_help_panel=MODEL),
+    ] = None,
+    head_dim: Annotated[
+        int | None,
+        typer.Option(help="Width of the heads: 384; 512 on CLIP.", rich_help_panel=MODEL),
+    ] = None,
+    coarse_head_dim: Annotated[
+        int | None,
+        typer.Option(help="Of the coarse ones: 128; 512 on CLIP.", rich_help_panel=MODEL),
+    ] = None,
+    coarse_text_dim: Annotated[
+        int | None,
+        typer.Option(
+            help="Word vectors for coarse sentences alone: 64; 0 for none.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    text_hidden: Annotated[
+        int | None, typer.Option(help="Width of the text tower: 256.", rich_help_panel=MODEL)
+    ] = None,
+    text_layers: Annotated[
+        int | None,
+        typer.Option(help="Its layers: 0, averaged word vectors.", rich_help_panel=MODEL),
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="In the heads: 0.1.", rich_help_panel=MODEL)
+    ] = None,
+    vocabulary: Annotated[
+        int, typer.Option(help="Pieces of a new tokenizer.", rich_help_panel=MODEL)
+    ] = 5000,
+    max_length: Annotated[
+        int, typer.Option(help="Pieces of a sentence that are read.", rich_help_panel=MODEL)
+    ] = 24,
+    coarse_weight: Annotated[
+        float, typer.Option(help="Of the coarse level.", rich_help_panel=LOSS)
+    ] = 0.5,
+    fine_weight: Annotated[
+        float, typer.Option(help="Of the fine level.", rich_help_panel=LOSS)
+    ] = 0.5,
+    distillation: Annotated[
+        float,
+        typer.Option(help="How much coarse rankings learn from fine ones.", rich_help_panel=LOSS),
+    ] = 0.0,
+    sigmoid: Annotated[
+        bool,
+        typer.Option("--sigmoid", help="SigLIP's loss instead of CLIP's.", rich_help_panel=LOSS),
+    ] = False,
+    queue: Annotated[
+        int, typer.Option(help="Pairs of past batches, as negatives.", rich_help_panel=LOSS)
+    ] = 0,
+    hard: Annotated[
+        int,
+        typer.Option(
+            help="Concepts in the batch beside each, that are confused with it.",
+            rich_help_panel=LOSS,
+        ),
+    ] = 0,
+    mine_every: Annotated[
+        int, typer.Option(help="Steps between two searches for these.", rich_help_panel=LOSS)
+    ] = 200,
+    steps: Annotated[int, typer.Option(help="Steps to train.", rich_help_panel=RUN)] = 1600,
+    batch_size: Annotated[
+        int, typer.Option(help="Concepts in a batch.", rich_help_panel=RUN)
+    ] = 1024,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.", rich_help_panel=RUN)] = 1,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Its peak: 3e-3; 1e-3 from a checkpoint.", rich_help_panel=RUN),
+    ] = None,
+    tower_learning_rate: Annotated[
+        float, typer.Option(help="Of unfrozen towers.", rich_help_panel=RUN)
+    ] = 1e-5,
+    bf16: Annotated[
+        bool,
+        typer.Option(
+            "--bf16",
+            help="Multiply in bfloat16: quicker where CPU or GPU can.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Views of a picture, the first unchanged: 3; 1 on CLIP.", rich_help_panel=RUN
+        ),
+    ] = None,
+    phrasing: Annotated[
+        bool,
+        typer.Option(help="Say captions in other ways (not on CLIP).", rich_help_panel=RUN),
+    ] = True,
+    every: Annotated[
+        int, typer.Option(help="Steps between two states and validations.", rich_help_panel=RUN)
+    ] = 200,
+    seed: Annotated[
+        int, typer.Option(help="Of everything drawn at random.", rich_help_panel=RUN)
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a dual encoder with coarse and fine vectors on captioned pictures."""
-    from engine.dataset import read_dataset
-    from engine.training import Settings
-    from engine.training import train as run
+    """Train a dual encoder with coarse and fine vectors on captioned pictures.
 
-    settings = Settings(
-        coarse_dim=coarse_dim,
-        fine_dim=fine_dim,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        bf16=bf16,
-        views=views,
-        seed=seed,
-    )
-    facts = run(read_dataset(dataset, split, "train"), output, image_weights, settings, features)
-    _print(facts, as_json, f"{facts['pictures']:,} pictures seen; checkpoint written to {output}")
+    From scratch, from our checkpoint, or as heads on a frozen CLIP or SigLIP. Ctrl-C leaves a state to --resume.
+    """
+    given = dict(locals())
+    from engine.training.command import Request
+
+    try:
+        facts = Request.of(given).run()
+    except KeyboardInterrupt as stopped:
+        typer.echo(
+            f"{stopped or 'stopped'}; the same command with --resume goes on from there", err=True
+        )
+        raise typer.Exit(130) from None
+    for line in facts["skipped"]:
+        typer.echo(f"left out: {line}", err=True)
+    left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
+    text = f"{facts['pictures']:,} pictures seen{left_out}; checkpoint written to {output}"
+    _print(facts, as_json, text)
 
 
 @app.command()

@@ -25,26 +25,36 @@ CHECKPOINT = ROOT / "examples" / "checkpoint"
 
 
 @pytest.fixture(scope="session")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of our format with other dims than the example's and random weights."""
+def untrained(image_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of our format with other dims than the example's and random heads and text tower."""
+    from safetensors.torch import load_file
     from transformers import set_seed
 
     from engine.checkpoints import Processor
     from engine.model import HiVLPModel
-    from engine.training.run import Settings, _config, _image_processor, save_checkpoint
+    from engine.training import Settings
+    from engine.training.publish import save_checkpoint
+    from engine.training.start import new_image_processor, scratch_config
     from engine.training.tokenizer import train_tokenizer
 
     set_seed(1)
     settings = Settings(
-        coarse_dim=8, fine_dim=24, text_hidden=16, text_heads=2, head_dim=32, vocabulary=60
+        coarse_dim=8,
+        fine_dim=24,
+        heads="shared",
+        head_dim=32,
+        text_hidden=16,
+        text_layers=1,
+        vocabulary=60,
     )
     tokenizer = train_tokenizer(["a red car", "a dog and a cat"], 60, settings.max_length)
     place = tmp_path_factory.mktemp("checkpoints") / "untrained"
-    save_checkpoint(
-        HiVLPModel(_config(settings, len(tokenizer))),
-        Processor(_image_processor(), tokenizer, padding="longest", max_tokens=settings.max_length),
-        place,
+    model = HiVLPModel(scratch_config(settings, len(tokenizer)))
+    model.image_tower.load_state_dict(load_file(image_weights))  # random, it would give zeros
+    processor = Processor(
+        new_image_processor(), tokenizer, padding="longest", max_tokens=settings.max_length
     )
+    save_checkpoint(model, processor, place)
     return place
 
 

@@ -61,6 +61,11 @@ class HiVLPModel(PreTrainedModel):
         self.logit_biases = _by_level(torch.tensor(INITIAL_BIAS)) if config.logit_bias else None
         self.post_init()
 
+    def learn_logit_biases(self) -> None:
+        """Add the offsets of the sigmoid loss to a model that was trained without."""
+        self.config.logit_bias = True
+        self.logit_biases = _by_level(torch.tensor(INITIAL_BIAS))
+
     def get_image_features(self, pixel_values: Tensor) -> HiVLPFeatures:
         """Pictures `[B, 3, H, W]`, preprocessed by the checkpoint's image processor."""
         features: HiVLPFeatures = self.image_heads(self.image_tower(pixel_values))

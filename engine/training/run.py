@@ -3,166 +3,226 @@
 import contextlib
 import shutil
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import BertConfig, ViTImageProcessorPil, set_seed
+from torch import Tensor, nn
+from transformers import set_seed
 
-from engine.checkpoints import Processor
-from engine.dataset import Example
-from engine.errors import CheckpointError, DatasetError
-from engine.model import HiVLPConfig, HiVLPModel
-from engine.training.features import cached_features, features_key, tower_features
-from engine.training.tokenizer import train_tokenizer
-from engine.training.trainer import Concepts, HierarchicalTrainer, arguments
+from engine.dataset import Example, Skipped
+from engine.errors import InvalidArgument
+from engine.training.features import (
+    cached_features,
+    caption_features,
+    checked,
+    features_key,
+    picture_features,
+    readable,
+)
+from engine.training.inputs import Inputs
+from engine.training.publish import publish
+from engine.training.sampling import Sampler
+from engine.training.settings import SCRATCH, Settings
+from engine.training.start import Start, from_checkpoint, from_scratch
+from engine.training.state import Interruption, digest_of, last_state, open_state
+from engine.training.trainer import METRIC, HierarchicalTrainer, arguments
+from engine.training.validation import Validation
 
-IMAGE_SIZE = 160
-# How EfficientNet-Lite's published weights want their pixels: (x - 127) / 128.
-PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What may be chosen for a run; the defaults train the example checkpoint."""
-
-    coarse_dim: int = 32
-    fine_dim: int = 256
-    steps: int = 1600
-    batch_size: int = 512
-    learning_rate: float = 2e-3
-    bf16: bool = False
-    views: int = 3
-    seed: int = 0
-    vocabulary: int = 5000
-    max_length: int = 24
-    text_hidden: int = 192
-    text_layers: int = 1
-    text_heads: int = 4
-    head_dim: int = 512
-    dropout: float = 0.1
+RATES = {"scratch": 3e-3, "checkpoint": 1e-3}
 
 
 def train(
     examples: Sequence[Example],
     output: Path,
-    image_weights: Path,
     settings: Settings,
+    *,
+    image_weights: Path | None = None,
+    checkpoint: Path | None = None,
+    validation: Sequence[Example] = (),
     features_file: Path | None = None,
+    resume: bool = False,
+    skipped: Skipped | None = None,
 ) -> dict[str, Any]:
-    """Train heads and text tower on the features of a frozen image tower; write a checkpoint to `output`.
+    """Train, and write the checkpoint to `output`: whole and known to load, or not at all.
 
-    `features_file` keeps the features for the next run. The checkpoint appears whole or not at all. Returns what
-    was done, as plain values.
+    Args:
+        image_weights: EfficientNet-Lite0 in safetensors, to start from scratch with.
+        checkpoint: or a checkpoint to start from: ours, CLIP, SigLIP or open_clip.
+        validation: pictures by whose AR the best weights of the run are chosen; none: the last ones are taken.
+        features_file: keeps the features of frozen towers for the next run.
+        resume: go on with a run that was cut off, whose state is in `OUTPUT.state`: to the same weights, on the CPU
+            to the bit. While training, Ctrl-C saves a state and raises KeyboardInterrupt.
+        skipped: pictures that cannot be read are left out and noted here. None: ImageError.
+
+    Returns what was done, as plain values; `training.json` of the checkpoint holds the same. Raises TrainingError
+    where the loss is no number, and errors of data set, checkpoint and arguments before anything is trained.
     """
-    concepts = len({example.concept for example in examples})
-    if concepts < settings.batch_size:
-        raise DatasetError(
-            f"batch_size: at most the {concepts} concepts of the data set expected, got "
-            f"{settings.batch_size}. Give a smaller batch or more pictures."
-        )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CheckpointError(
-            f"{output}: a free place for the checkpoint expected, found something there."
-        )
+    began = time.monotonic()
+    Sampler(
+        examples, settings.batch_size, 1, settings.seed
+    )  # enough concepts, before anything is computed
     set_seed(settings.seed)
-    captions = [caption for example in examples for caption in example.captions]
-    tokenizer = train_tokenizer(captions, settings.vocabulary, settings.max_length)
-    processor = Processor(
-        _image_processor(), tokenizer, padding="longest", max_tokens=settings.max_length
-    )
-    model = HiVLPModel(_config(settings, len(tokenizer)))
-    _load_image_tower(model, image_weights)
-    features = cached_features(
-        features_file,
-        features_key(examples, image_weights, settings.views, settings.seed),
-        lambda: tower_features(model, processor, examples, settings.views, settings.seed),
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = HierarchicalTrainer(
-            model,
-            arguments(
-                scratch,
-                settings.steps,
-                settings.batch_size,
-                settings.learning_rate,
-                settings.bf16,
-                settings.seed,
-            ),
-            train_dataset=Concepts(examples, features, settings.seed),
-            processor=processor,
-        )
-        with contextlib.redirect_stdout(sys.stderr):  # where the Trainer's own talk belongs
-            outcome = trainer.train()
-    save_checkpoint(model, processor, output)
-    return {
-        **asdict(settings),
-        "pictures": len(examples),
-        "captions": len(captions),
-        "concepts": concepts,
-        "final_loss": outcome.training_loss,
-        "seconds": outcome.metrics["train_runtime"],
-        "torch": torch.__version__,
+    start = _start(examples, settings, image_weights, checkpoint)
+    run = asdict(settings) | {
+        "start": start.digest,
+        "pictures": digest_of(examples),
+        "validation": digest_of(validation),
     }
-
-
-def save_checkpoint(model: HiVLPModel, processor: Processor, output: Path) -> None:
-    """Write the checkpoint, its weights in float16, beside its place; then move it there."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        model.half().save_pretrained(draft)
-        processor.image_processor.save_pretrained(draft)
-        processor.tokenizer.save_pretrained(draft)
-        draft.chmod(0o755)  # mkdtemp's is private
-        draft.replace(output)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def _config(settings: Settings, vocabulary: int) -> HiVLPConfig:
-    text = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=settings.text_hidden,
-        num_hidden_layers=settings.text_layers,
-        num_attention_heads=settings.text_heads,
-        intermediate_size=3 * settings.text_hidden,
-        max_position_embeddings=settings.max_length,
-        type_vocab_size=1,
-        hidden_dropout_prob=settings.dropout,
-        attention_probs_dropout_prob=0.0,
+    states = open_state(output, run, resume=resume)
+    keep = features_file or states / "features.safetensors"
+    inputs = _inputs(start, examples, settings, keep, skipped)
+    checking = None
+    if validation:
+        held = keep.with_name(f"{keep.stem}-validation{keep.suffix}")
+        checking = Validation(_inputs(start, validation, settings, held, skipped, validating=True))
+    sampler = Sampler(inputs.examples, settings.batch_size, _views(start, settings), settings.seed)
+    _check_hard(settings, sampler)
+    interruption = Interruption()
+    trainer = HierarchicalTrainer(
+        start.model,
+        settings,
+        arguments(settings, _rate(start, settings), states, checking is not None),
+        inputs=inputs,
+        sampler=sampler,
+        validation=checking,
+        callbacks=[interruption],
     )
-    return HiVLPConfig(
-        text_config=text,
-        head_dim=settings.head_dim,
-        fine_dim=settings.fine_dim,
-        coarse_dim=settings.coarse_dim,
-        dropout=settings.dropout,
+    state = last_state(states)
+    if state is not None:
+        trainer.remember(state)
+    with contextlib.redirect_stdout(sys.stderr), interruption.watching():  # the Trainer talks
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    if trainer.state.global_step < settings.steps:
+        raise KeyboardInterrupt(
+            f"stopped after step {trainer.state.global_step} of {settings.steps}"
+        )
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    facts = (
+        asdict(settings)
+        | _shape(start)
+        | {
+            "learning_rate": _rate(start, settings),
+            "views": _views(start, settings),
+            "started_from": start.digest,
+            "pictures": len(inputs.examples),
+            "captions": sum(len(example.captions) for example in inputs.examples),
+            "concepts": sampler.concepts,
+            "skipped": list(skipped or []),
+            "validation_pictures": len(checking.inputs.examples) if checking else 0,
+            "validation_average_recall": _recalls(trainer),
+            "best_step": trainer.state.best_global_step if checking else settings.steps,
+            "final_loss": logged[-1] if logged else None,
+            "seconds": round(time.monotonic() - began, 1),
+            "torch": torch.__version__,
+        }
     )
+    publish(start, output, inputs.examples[0], facts)
+    shutil.rmtree(states)
+    return facts
 
 
-def _image_processor() -> ViTImageProcessorPil:
-    return ViTImageProcessorPil(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        resample=3,  # bicubic
-        image_mean=[PIXEL_MEAN] * 3,
-        image_std=[PIXEL_STD] * 3,
-    )
+def _start(
+    examples: Sequence[Example],
+    settings: Settings,
+    image_weights: Path | None,
+    checkpoint: Path | None,
+) -> Start:
+    """The model, what of it is trained, and everything ready for features."""
+    if (image_weights is None) == (checkpoint is None):
+        raise InvalidArgument(
+            "checkpoint",
+            expected="image weights to start from scratch with, or a checkpoint to start from",
+            got="neither" if checkpoint is None else "both",
+            remedy="Give --image-weights FILE or --checkpoint DIRECTORY.",
+        )
+    if checkpoint is not None:
+        start = from_checkpoint(checkpoint, settings)
+    else:
+        assert image_weights is not None
+        start = from_scratch(examples, image_weights, settings)
+    model = start.model.requires_grad_(True)
+    model.image_tower.requires_grad_(settings.unfreeze)
+    model.text_tower.requires_grad_(settings.unfreeze or not start.on_backbone)
+    model.eval()
+    if torch.cuda.is_available():
+        nn.Module.to(model, "cuda")
+    return start
 
 
-def _load_image_tower(model: HiVLPModel, image_weights: Path) -> None:
-    """The published weights, frozen: batch statistics stay as they were trained too."""
-    try:
-        model.image_tower.load_state_dict(load_file(image_weights))
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{image_weights}: EfficientNet-Lite0 weights in safetensors expected, got: {error}. "
-            "`make pictures` fetches them."
-        ) from None
-    model.image_tower.requires_grad_(False).eval()
+def _inputs(
+    start: Start,
+    examples: Sequence[Example],
+    settings: Settings,
+    file: Path,
+    skipped: Skipped | None,
+    *,
+    validating: bool = False,
+) -> Inputs:
+    """How the model is fed with `examples`: by features of frozen towers, computed here, or from pixels."""
+    model, processor, seed = start.model, start.processor, settings.seed
+    views = 1 if validating else _views(start, settings)
+    pictures: Tensor | None = None
+    captions: Tensor | None = None
+    if settings.unfreeze:
+        kept = checked(examples, skipped)
+    else:
+        key = features_key(examples, start.digest, views, seed)
+        pictures = cached_features(
+            file,
+            key,
+            len(examples),
+            lambda first, last: picture_features(
+                model, processor, examples[first:last], views, seed
+            ),
+        )
+        kept, pictures = readable(examples, pictures, skipped)
+    if start.on_backbone and not settings.unfreeze:
+        said = [caption for example in kept for caption in example.captions]
+        captions = cached_features(
+            file.with_name(f"{file.stem}-captions{file.suffix}"),
+            features_key(kept, start.digest, 0, 0),
+            len(said),
+            lambda first, last: caption_features(model, processor, said[first:last]),
+        )
+    phrasing = settings.phrasing and not start.on_backbone
+    return Inputs(kept, processor, pictures, captions, phrasing=phrasing, seed=seed)
+
+
+def _views(start: Start, settings: Settings) -> int:
+    return settings.views or (1 if start.on_backbone else 3)
+
+
+def _rate(start: Start, settings: Settings) -> float:
+    kind = "scratch" if start.source is None else "checkpoint"
+    return settings.learning_rate or RATES[kind]
+
+
+def _check_hard(settings: Settings, sampler: Sampler) -> None:
+    if settings.hard >= sampler.concepts:
+        raise InvalidArgument(
+            "hard",
+            expected=f"less than the {sampler.concepts} concepts of the data set",
+            got=str(settings.hard),
+            remedy="One to four are usual.",
+        )
+
+
+def _shape(start: Start) -> dict[str, Any]:
+    """What the settings left open about the model."""
+    config = start.model.config
+    shape = {name: getattr(config, name) for name in SCRATCH if hasattr(config, name)}
+    shape["text_hidden"] = config.text_config.hidden_size
+    return shape | {"text_layers": config.text_config.num_hidden_layers}
+
+
+def _recalls(trainer: HierarchicalTrainer) -> dict[str, float]:
+    """Validation AR by step."""
+    return {
+        str(entry["step"]): entry[f"eval_{METRIC}"]
+        for entry in trainer.state.log_history
+        if f"eval_{METRIC}" in entry
+    }

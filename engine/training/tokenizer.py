@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
-from tokenizers.trainers import WordPieceTrainer
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -13,18 +13,18 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 def train_tokenizer(
     captions: Iterable[str], vocabulary: int, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """WordPiece over lower-cased, accent-stripped words, as BERT's; `vocabulary` pieces at most.
+    """Byte-pair pieces of lower-cased, accent-stripped words, the first of each marked; `vocabulary` at most.
 
-    The library breaks ties between equally frequent pieces by hash order, so two calls may number, or even choose,
-    a few pieces differently: the one thing in a training run that its seed does not fix.
+    The same captions give the same file. (WordPiece would not: its trainer breaks ties by hash order. So does this
+    one where continued pieces carry a prefix.)
     """
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(BPE(unk_token="[UNK]", fuse_unk=True))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(captions, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

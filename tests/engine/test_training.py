@@ -1,20 +1,25 @@
-"""The loss against float64 NumPy, the sampling of concepts, cached features, one whole run."""
+"""The parts of training: the loss, batches, mined negatives, the tokenizer, cached features, settings."""
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import engine
-from engine.dataset import Example, read_dataset
-from engine.training import Settings, hierarchical_loss, train
-from engine.training.features import cached_features, features_key, view
+from engine.dataset import Example
+from engine.training import Settings, hierarchical_loss
+from engine.training.features import PART, cached_features, features_key, view
+from engine.training.mining import confused_with
 from engine.training.phrasing import phrase
-from engine.training.trainer import Concepts
+from engine.training.sampling import Sampler
+from engine.training.tokenizer import train_tokenizer
+from engine.training.validation import hold_out
 
 
 def by_hand(image: np.ndarray, text: np.ndarray, log_scale: float) -> float:
@@ -45,23 +50,109 @@ def test_the_loss_equals_its_formula(batch: int, log_scale: float) -> None:
     np.testing.assert_allclose(float(found), expected, rtol=2e-5, atol=1e-6)
 
 
-def test_a_batch_draws_one_picture_of_each_concept_with_a_caption_of_its_own() -> None:
-    examples = [
-        Example(Path(f"{row}.png"), (f"caption {row} a", f"caption {row} b"), str(row % 3))
-        for row in range(7)
+def some_examples(count: int, concepts: int) -> list[Example]:
+    return [
+        Example(Path(f"{row}.png"), (f"caption {row} a", f"caption {row} b"), str(row % concepts))
+        for row in range(count)
     ]
-    features = torch.arange(7 * 2).reshape(7, 2, 1).half()
-    concepts = Concepts(examples, features, seed=0)
-    assert len(concepts) == 3
+
+
+def test_a_batch_draws_one_picture_of_each_concept_with_a_caption_of_its_own() -> None:
+    sampler = Sampler(some_examples(7, 3), batch_size=3, views=2, seed=0)
+    assert sampler.concepts == 3
     seen = set()
-    for _ in range(100):
-        for concept in range(3):
-            drawn, caption = concepts[concept]
-            row, shown = divmod(int(drawn), 2)
-            assert row % 3 == concept
-            assert f"caption {row} " in caption
-            seen.add((row, shown))
-    assert len(seen) == 14  # every view of every picture comes up
+    for number in range(100):
+        drawn = sampler.draw(number)
+        assert sorted(drawn.concepts.tolist()) == [0, 1, 2]
+        for concept, picture, shown, caption in zip(
+            drawn.concepts, drawn.pictures, drawn.views, drawn.captions, strict=True
+        ):
+            assert picture % 3 == concept
+            assert caption // 2 == picture
+            seen.add((int(picture), int(shown), int(caption)))
+    assert len(seen) == 7 * 2 * 2  # every view and caption of every picture comes up
+
+
+def test_all_concepts_come_up_before_one_comes_up_again() -> None:
+    sampler = Sampler(some_examples(26, 13), batch_size=4, views=1, seed=5)
+    orders = set()
+    for epoch in range(5):
+        drawn = np.concatenate([sampler.draw(3 * epoch + place).concepts for place in range(3)])
+        assert len(set(drawn.tolist())) == 12
+        orders.add(tuple(drawn.tolist()))
+    assert len(orders) == 5
+
+
+def test_a_batch_is_a_function_of_seed_and_number_alone() -> None:
+    first, again, other = (Sampler(some_examples(40, 20), 8, 3, seed) for seed in (1, 1, 2))
+    kept = [first.draw(number) for number in range(6)]
+    for number in (5, 2):  # in any order
+        drawn = again.draw(number)
+        for name in ("concepts", "pictures", "views", "captions"):
+            assert np.array_equal(getattr(drawn, name), getattr(kept[number], name))
+        assert not np.array_equal(other.draw(number).pictures, drawn.pictures)
+
+
+def test_neighbours_come_into_the_batch_beside_those_that_are_confused_with_them() -> None:
+    sampler = Sampler(some_examples(40, 40), batch_size=9, views=1, seed=0)
+    sampler.neighbours = (np.arange(40)[:, None] + [1, 2]) % 40
+    for number in range(20):
+        drawn = sampler.draw(number).concepts
+        assert len(set(drawn.tolist())) == len(drawn) == 9
+        assert {(drawn[0] + 1) % 40, (drawn[0] + 2) % 40} <= set(drawn.tolist())
+
+
+def test_fewer_concepts_than_a_batch_are_refused() -> None:
+    with pytest.raises(engine.DatasetError, match="at most the 3 concepts of the data set"):
+        Sampler(some_examples(7, 3), batch_size=4, views=1, seed=0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_concepts_that_are_confused_with_each_other_are_found(count: int) -> None:
+    rng = np.random.default_rng(0)
+    texts, images = (rng.standard_normal((13, 6)).astype(np.float32) for _ in range(2))
+    images[::2] = texts[::2] * 9  # these are found themselves, the others mostly not
+    scores = texts.astype(np.float64) @ images.astype(np.float64).T
+    np.fill_diagonal(scores, -np.inf)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    found = confused_with(torch.from_numpy(texts), torch.from_numpy(images), count)
+    assert np.array_equal(found.numpy(), expected)
+
+
+def test_the_tokenizer_is_the_same_file_each_time() -> None:
+    """In other processes too, whatever seed their hashes have."""
+    captions = [f"{a}{b} {b}{a}" for a in ("red", "car", "dog", "née") for b in ("ing", "s", "ed")]
+    program = (
+        "import sys; from engine.training.tokenizer import train_tokenizer; "
+        "print(train_tokenizer(sys.argv[1:], 40, 24).backend_tokenizer.to_str())"
+    )
+    found = set()
+    for seed in ("1", "2"):
+        child = subprocess.run(
+            [sys.executable, "-c", program, *captions],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(child.stdout)
+    tokenizer = train_tokenizer(captions, 40, 24)
+    found |= {tokenizer.backend_tokenizer.to_str() + "\n"}
+    found |= {train_tokenizer(captions, 40, 24).backend_tokenizer.to_str() + "\n"}
+    assert len(found) == 1
+    assert len(tokenizer) == 40
+
+
+def test_the_tokenizer_reads_words_and_knows_where_they_begin(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    train_tokenizer(["red cars, dogs", "a red dog", "Née"] * 9, 80, 24).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("Red DOG nee")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "▁red", "▁dog", "▁nee", "[SEP]"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "red dog nee"
+    assert tokenizer("x字")["input_ids"].count(tokenizer.unk_token_id) >= 1
+    assert tokenizer.model_max_length == 24
 
 
 def test_phrases_use_the_captions_own_words() -> None:
@@ -87,43 +178,62 @@ def test_views() -> None:
 def test_features_are_kept_for_the_same_pictures_and_settings_only(tmp_path: Path) -> None:
     file, calls = tmp_path / "some" / "features.safetensors", []
 
-    def compute() -> torch.Tensor:
-        calls.append(1)
-        return torch.full((2, 1, 3), len(calls)).half()
+    def compute(first: int, last: int) -> torch.Tensor:
+        calls.append((first, last))
+        return torch.arange(first, last).reshape(-1, 1, 1).half()
 
-    for key, expected in (("a", 1), ("a", 1), ("b", 2), ("a", 3)):
-        assert torch.equal(
-            cached_features(file, key, compute), torch.full((2, 1, 3), expected).half()
-        )
-    cached_features(None, "a", compute)
-    assert len(calls) == 4
+    count = 2 * PART + 7
+    expected = torch.arange(count).reshape(-1, 1, 1).half()
+    for key, computed in (("a", 3), ("a", 3), ("b", 6), ("a", 9)):
+        assert torch.equal(cached_features(file, key, count, compute), expected)
+        assert len(calls) == computed
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_features_cut_off_midway_go_on_from_there(tmp_path: Path) -> None:
+    file, calls = tmp_path / "features.safetensors", []
+
+    def compute(first: int, last: int) -> torch.Tensor:
+        calls.append(first)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return torch.zeros(last - first, 1, 1).half()
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(file, "a", 3 * PART, compute)
+    cached_features(file, "a", 3 * PART, compute)
+    assert calls == [0, PART, PART, 2 * PART]
 
 
 def test_the_features_key_depends_on_everything_that_matters(tmp_path: Path) -> None:
-    weights, picture = tmp_path / "weights", tmp_path / "a.png"
-    weights.write_bytes(b"1")
+    picture = tmp_path / "a.png"
     picture.write_bytes(b"123")
     examples = [Example(picture, ("x",), "a")]
-    keys = [features_key(examples, weights, 3, 0)]
-    keys += [features_key(examples, weights, 2, 0), features_key(examples, weights, 3, 1)]
-    keys += [features_key(examples * 2, weights, 3, 0)]
+    keys = [features_key(examples, "tower", 3, 0), features_key(examples, "other", 3, 0)]
+    keys += [features_key(examples, "tower", 2, 0), features_key(examples, "tower", 3, 1)]
+    keys += [features_key(examples * 2, "tower", 3, 0)]
+    keys += [features_key([Example(picture, ("y",), "a")], "tower", 3, 0)]
     picture.write_bytes(b"1234")
-    keys += [features_key(examples, weights, 3, 0)]
-    weights.write_bytes(b"2")
-    keys += [features_key(examples, weights, 3, 0)]
+    keys += [features_key(examples, "tower", 3, 0)]
     assert len(set(keys)) == len(keys)
 
 
-def test_a_run_keeps_the_image_tower_and_will_not_write_over_a_checkpoint(
-    tiny_dataset: Path, image_weights: Path, tmp_path: Path
-) -> None:
-    settings = Settings(steps=3, batch_size=4, views=2, coarse_dim=8, fine_dim=16, vocabulary=200)
-    examples = read_dataset(tiny_dataset)
-    facts = train(examples, tmp_path / "one", image_weights, settings)
-    assert (facts["pictures"], facts["concepts"], facts["steps"]) == (12, 6, 3)
-    one = load_file(tmp_path / "one" / "model.safetensors")
-    tower = load_file(image_weights)
-    assert all(torch.equal(one[f"image_tower.{name}"], tower[name].half()) for name in tower)
-    assert engine.open_encoder(tmp_path / "one").fine_dim == 16
-    with pytest.raises(engine.CheckpointError, match="a free place for the checkpoint expected"):
-        train(examples, tmp_path / "one", image_weights, settings)
+def test_a_share_of_the_concepts_is_held_out_with_all_their_pictures() -> None:
+    examples = some_examples(60, 20)
+    kept, held = hold_out(examples, 0.2, seed=3)
+    assert {example.concept for example in held}.isdisjoint(example.concept for example in kept)
+    assert (len(held), len(kept)) == (12, 48)
+    assert hold_out(examples, 0.2, seed=3) == (kept, held)
+    assert hold_out(examples, 0.2, seed=4) != (kept, held)
+    for share in (0.0, 1.0, 1.5, float("nan")):
+        with pytest.raises(engine.InvalidArgument, match="a share between 0 and 1"):
+            hold_out(examples, share, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("coarse_dim", 0), ("queue", -1), ("learning_rate", float("nan")), ("hard", -2)],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(engine.InvalidArgument, match=f"{name}: expected"):
+        Settings(**{name: value})  # type: ignore[arg-type]

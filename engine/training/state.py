@@ -1,0 +1,111 @@
+"""The side directory of a run, from which it goes on after it was cut off: `OUT.state`."""
+
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from engine.dataset import Example
+from engine.errors import CheckpointError, InvalidArgument
+from engine.training.trainer import COMPLETE
+
+RUN = "run.json"
+
+
+def side_directory(output: Path) -> Path:
+    return output.with_name(f"{output.name}.state")
+
+
+def open_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
+    """The side directory of a run that writes to `output`: a new one, or the one of the same run before.
+
+    run: what decides the result, as plain values. Raises CheckpointError where something is in the way, or there
+    is nothing to resume; InvalidArgument where the run to resume was another.
+    """
+    place = side_directory(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CheckpointError(
+            f"{output}: a free place for the checkpoint expected, found something there."
+        )
+    if not resume:
+        if place.exists():
+            raise CheckpointError(
+                f"{place}: no unfinished run to {output} expected, found the state of one. Go on with it by "
+                "--resume, or remove it."
+            )
+        place.mkdir(parents=True)
+        _write(place / RUN, run)
+        return place
+    try:
+        before = json.loads((place / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"{place}: the state of an unfinished run expected, found none. Start without --resume."
+        ) from None
+    wanted = json.loads(json.dumps(run))
+    for name in [*wanted, *before]:
+        if before.get(name) != wanted.get(name):
+            raise InvalidArgument(
+                name,
+                expected=f"{before.get(name)!r}, as the run that {place} is the state of",
+                got=repr(wanted.get(name)),
+                remedy="Resume with the same command, or remove that directory and start anew.",
+            )
+    return place
+
+
+def last_state(place: Path) -> Path | None:
+    """The newest state that was written to its end, or None."""
+    whole = [file.parent for file in place.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(whole, key=lambda state: int(state.name.partition("-")[2]), default=None)
+
+
+def digest_of(examples: Sequence[Example]) -> str:
+    """What the examples are, by name, size and caption."""
+    digest = hashlib.sha256()
+    for example in examples:
+        line = (str(example.image), example.file_size, example.captions, example.concept)
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C: the step at hand is finished, the state saved, the training stopped. A second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:  # noqa: ARG002
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take Ctrl-C meanwhile; only the main thread may."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def asked(*_: Any) -> None:
+            self.asked = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = signal.signal(signal.SIGINT, asked)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _write(file: Path, run: Mapping[str, Any]) -> None:
+    draft = file.with_name(f".{file.name}")
+    draft.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    draft.replace(file)

@@ -29,19 +29,56 @@ Candidates = Annotated[
 
 @app.command()
 def index(
-    folder: Annotated[Path, typer.Argument(help="Pictures: JPEG, PNG, WebP, in any sub-folders.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to write the index.")],
-    checkpoint: Checkpoint = EXAMPLE_CHECKPOINT,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of pictures, captions files, Parquet, WebDataset tars, or vectors: .npy, .safetensors, "
+            "folders as clip-retrieval writes them."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The index to make, or add to.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="The encoder: a checkpoint or export directory; default: the index's own, or the example."
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scale given vectors to unit length.")
+    ] = False,
+    save_every: Annotated[
+        int, typer.Option(help="So many entries are lost at most where a build is interrupted.")
+    ] = 65_536,
     as_json: Json = False,
 ) -> None:
-    """Encode the pictures of a folder into an index that `search` can ask."""
-    from engine.building import index_folder
-    from engine.encoders import open_encoder
+    """Make an index of pictures or vectors, or add to one; goes on where an interrupted run stopped."""
+    from engine.building import build_index
 
-    retriever = index_folder(folder, open_encoder(checkpoint))
-    retriever.save(output)
-    facts = _facts(retriever.index) | {"index": str(output)}
-    _print(facts, as_json, f"{facts['items']:,} pictures indexed in {output}")
+    try:
+        report = build_index(
+            sources,
+            output,
+            checkpoint,
+            default=EXAMPLE_CHECKPOINT,
+            normalize=normalize,
+            segment=save_every,
+        )
+    except KeyboardInterrupt:
+        typer.echo(
+            "stopped; what was saved stays, and the same command goes on from there", err=True
+        )
+        raise typer.Exit(130) from None
+    facts = _facts(report.index) | {
+        "index": str(output),
+        "indexed": report.indexed,
+        "there_before": report.held,
+        "skipped": report.skipped,
+        "skipped_list": str(report.listed) if report.listed else None,
+        "metadata_left_out": report.lost,
+    }
+    for line in report.remarks():
+        typer.echo(line, err=True)
+    _print(facts, as_json, f"{report.indexed:,} items indexed in {output}")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from engine.errors import DatasetError, ImageError, MissingPackage
+from engine.errors import ImageError, MissingPackage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -180,17 +180,3 @@ def _refusing(source: "ImageSource") -> Iterator[None]:
 def _name(source: "ImageSource") -> str:
     held = isinstance(source, bytes) or is_image(source)
     return f"image of type {type(source).__name__}" if held else str(source)
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Every JPEG, PNG and WebP file below `folder`, sorted by path; DatasetError where there is none."""
-    if not folder.is_dir():
-        raise DatasetError(
-            f"{folder}: a folder of images expected, got {'a file' if folder.exists() else 'nothing'}."
-        )
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DatasetError(
-            f"{folder}: images ({', '.join(SUFFIXES)}) expected, found none. Give another folder."
-        )
-    return found

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import CHECKPOINT, ROOT
@@ -105,11 +106,36 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "index").exists()
 
 
-def test_a_broken_picture(some_pictures: Path, tmp_path: Path) -> None:
+def test_a_broken_picture_is_left_out_and_listed(
+    some_pictures: Path, untrained: Path, tmp_path: Path
+) -> None:
     (some_pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
-    child = run("index", some_pictures, "-o", tmp_path / "index")
-    assert_refused(child, "broken.png")
+    place = tmp_path / "index"
+    options = ("-o", place, "--checkpoint", untrained)
+    child = run("index", some_pictures, *options, "--json")
+    assert child.returncode == 0, child.stderr
+    facts = json.loads(child.stdout)
+    assert (facts["items"], facts["indexed"], facts["skipped"]) == (6, 6, 1)
+    listed = Path(facts["skipped_list"])
+    assert json.loads(listed.read_text())["id"] == "broken.png"
+    assert f"1 entries left out, see {listed}" in child.stderr
+    again = run_json("index", some_pictures, *options)
+    assert (again["items"], again["indexed"], again["there_before"]) == (6, 0, 6)
+
+
+def test_nothing_but_broken_pictures(untrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no")
+    child = run("index", tmp_path, "-o", tmp_path / "index", "--checkpoint", untrained)
+    assert_refused(child, "nothing could be indexed; left out: 1")
     assert not (tmp_path / "index").exists()
+
+
+def test_vectors_need_no_checkpoint(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.eye(9, dtype=np.float32))
+    place = tmp_path / "index"
+    child = run("index", tmp_path / "a.npy", "-o", place)
+    assert (child.returncode, child.stdout) == (0, f"9 items indexed in {place}\n")
+    assert run_json("info", place)["checkpoint"] is None
 
 
 def test_a_checkpoint_with_a_file_missing(

@@ -11,7 +11,7 @@ from PIL import Image
 
 import engine
 from engine import images
-from engine.images import find_images, read_image
+from engine.images import read_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -88,20 +88,6 @@ def test_the_pixel_cap_is_read_from_the_header(monkeypatch: pytest.MonkeyPatch) 
 def test_no_file_there(tmp_path: Path) -> None:
     with pytest.raises(engine.ImageError, match=r"gone\.png"):
         read_image(tmp_path / "gone.png")
-
-
-def test_finding_images(some_pictures: Path) -> None:
-    (some_pictures / "UPPER.JPG").write_bytes(b"")
-    found = find_images(some_pictures)
-    assert len(found) == 7
-    assert found == sorted(found)
-
-
-def test_a_folder_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(engine.DatasetError, match=r"images \(.jpg, .* expected, found none"):
-        find_images(tmp_path)
-    with pytest.raises(engine.DatasetError, match="a folder of images expected, got nothing"):
-        find_images(tmp_path / "nothing")
 
 
 def test_a_file_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

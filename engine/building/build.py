@@ -1,0 +1,401 @@
+"""From sources to an index on disk, a segment at a time, going on where an interrupted build stopped."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.building.encoding import encode_items, workers
+from engine.building.gathered import Gathered
+from engine.building.items import IdKind, Part, Skip, Survey
+from engine.building.kinds import Kinds
+from engine.building.report import Report
+from engine.building.sources import Broken, Source, VectorSource, open_sources, surveyed
+from engine.building.state import Reached, State
+from engine.building.vectors import VectorFile, normalized
+from engine.embeddings import Embeddings
+from engine.encoders import CHUNK, Encoder, open_encoder
+from engine.errors import DatasetError, IndexFormatError, InvalidArgument
+from engine.index import Id, Index
+from engine.progress import progress
+from engine.reduction import SETTLED
+from engine.retriever import Retriever, check_count
+
+SEGMENT = 65_536
+SAVE_SECONDS = 300.0  # slow encoders save more often
+
+
+def build_index(
+    paths: Sequence[Path],
+    output: Path,
+    checkpoint: str | Path | Encoder | None = None,
+    *,
+    default: str | Path | None = None,
+    normalize: bool = False,
+    segment: int = SEGMENT,
+) -> Report:
+    """Index what `paths` hold, as `sources.open_sources` reads them, into the directory `output`.
+
+    What `output` holds already stays as it is. The index is saved after every `segment` entries or 5 minutes; a
+    build that was interrupted, however, goes on from there when called again with the same paths, and ends
+    with the index that an undisturbed one would have made. What cannot be read is listed in
+    `OUTPUT.skipped.jsonl`; how far the build has come is in `OUTPUT.build.json` until it is complete.
+
+    Args:
+        checkpoint: what encodes pictures: an encoder, or a checkpoint or export directory. None = the one that the
+            index remembers, else, for pictures, `default`. Vectors need none; with one, text can be searched for.
+        normalize: scale given vectors to unit length.
+        segment: where the index has to learn its reduction, the first one is of at least 4,096 entries. Given
+            vectors are saved 8,192 at a time at least.
+
+    Memory: the retriever's own, one segment of vectors and metadata, and what `encoding` says.
+    Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
+    """
+    known = _existing(output)
+    opened = [surveyed(source) for source in open_sources(paths)]
+    encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
+    _check_dims([source for source, _ in opened], encoder)
+    build = _Build(opened, output, known, encoder, normalize, check_count("segment", segment))
+    try:
+        return build.run()
+    finally:
+        build.close()
+
+
+def index_folder(folder: Path, encoder: Encoder) -> Retriever:
+    """A retriever, in memory, over every picture below `folder`, or those of its captions file.
+
+    ids are paths relative to the folder, captions and the file's other columns metadata. Raises DatasetError
+    for the first picture that cannot be read.
+    """
+    found = [surveyed(source) for source in open_sources([folder])]
+    total = sum(survey.count for _, survey in found)
+    retriever = Retriever.from_pretrained(encoder)
+    gathered, kinds = Gathered(), Kinds({}, {})
+    with workers() as pool, progress(f"encoding {folder.name}", total) as advance:
+        for source, _ in found:
+            for part in _parts(source, 0, 0, encoder, pool, lambda ids: [False] * len(ids)):
+                if part.skipped:
+                    raise DatasetError(f"{part.skipped[0].place}: {part.skipped[0].why}")
+                gathered.take(part, None, kinds)
+                advance(part.taken)
+    metadata = gathered.metadata if any(gathered.metadata) else None
+    retriever.add(embeddings=gathered.vectors(), ids=gathered.ids, metadata=metadata)
+    return retriever
+
+
+class _Build:
+    """One run of `build_index`."""
+
+    def __init__(
+        self,
+        sources: list[tuple[Source, Survey]],
+        output: Path,
+        known: Index | None,
+        encoder: Encoder | None,
+        normalize: bool,
+        segment: int,
+    ) -> None:
+        self.segment, self.at_most = segment, min(segment, CHUNK)
+        self.sources, self.output = sources, output
+        self.encoder, self.normalize = encoder, normalize
+        self.retriever: Retriever | None = None
+        if known is not None:
+            self.retriever = Retriever(output, encoder)
+        elif encoder is not None:
+            self.retriever = Retriever.from_pretrained(encoder)
+        self.listing = output.with_name(f"{output.name}.skipped.jsonl")
+        items, rows = (len(known), known.row_count) if known is not None else (0, 0)
+        file = output.with_name(f"{output.name}.build.json")
+        stamps = [[str(source.path), survey.count, survey.stamp] for source, survey in sources]
+        resumed = State.resume(file, stamps, items)
+        self.state = resumed or State(file, stamps, rows, [Reached(items)])
+        self.base = self.state.base
+        self.reached = self.state.reached[-1]
+        self.ids_are = _id_kind([source for source, _ in sources], known)
+        self.kinds = Kinds(self.reached.kinds, self.reached.lost)
+        self.gathered = Gathered()
+        self.first_why = ""
+
+    def run(self) -> Report:
+        """Every source, from where the build stands."""
+        resumed = self._done()
+        if self.base and not resumed:
+            self._refuse_nameless()
+        total = sum(survey.count for _, survey in self.sources)
+        with (
+            workers() as pool,
+            progress(f"indexing into {self.output.name}", total, resumed) as advance,
+        ):
+            saved, due = time.monotonic(), self._due()
+            for part in self._all_parts(pool):
+                self.gathered.take(part, self.ids_are, self.kinds)
+                advance(part.taken)
+                late = self._settled() and time.monotonic() - saved > SAVE_SECONDS
+                if self.gathered.taken >= due or late:
+                    self._save()
+                    saved, due = time.monotonic(), self._due()
+            self._save()
+        return self._report(resumed)
+
+    def close(self) -> None:
+        """Let others write to the index."""
+        if self.retriever is not None:
+            self.retriever.close()
+
+    def _all_parts(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
+        """Of all sources; `gathered.at` says where each ends."""
+        first = self.reached.source
+        rows = sum(survey.count for _, survey in self.sources[:first])
+        for number in range(first, len(self.sources)):
+            source, survey = self.sources[number]
+            offset = self.reached.offset if number == first else 0
+            for part in _parts(source, offset, rows, self.encoder, pool, self._held, self.at_most):
+                offset += part.taken
+                self.gathered.at = (number, offset)
+                yield replace(part, vectors=self._scaled(source, part.vectors))
+            self.gathered.at = (number + 1, 0)
+            rows += survey.count
+
+    def _scaled(self, source: Source, vectors: Embeddings | None) -> Embeddings | None:
+        given = isinstance(source, VectorSource) and self.normalize
+        return normalized(vectors) if vectors is not None and given else vectors
+
+    def _save(self) -> None:
+        """Add what was gathered, and publish it with the list of what was left out."""
+        gathered, self.gathered = self.gathered, Gathered()
+        self.gathered.at = gathered.at
+        if not gathered.taken:
+            return
+        ids, vectors, metadata = self._without_duplicates(gathered)
+        if ids:
+            self._add(ids, vectors, metadata)
+        self._list(gathered.skipped)
+        source, offset = gathered.at
+        self.reached = Reached(
+            items=0 if self.retriever is None else len(self.retriever),
+            source=source,
+            offset=offset,
+            indexed=self.reached.indexed + len(ids),
+            held=self.reached.held + gathered.held,
+            skipped=self.reached.skipped + len(gathered.skipped),
+            listed=self.listing.stat().st_size if self.listing.exists() else 0,
+            kinds=dict(self.kinds.known),
+            lost=dict(self.kinds.lost),
+        )
+        self.state.publish(self.reached)
+        if ids:
+            self._filled().save(self.output)
+
+    def _add(self, ids: list[Id], vectors: Embeddings, metadata: list[Any]) -> None:
+        described = metadata if any(metadata) else None
+        if self.retriever is None:
+            self.retriever = Retriever.from_embeddings(
+                vectors.fine,
+                vectors.coarse,
+                ids=ids,
+                metadata=described,
+                normalize=self.normalize,
+            )
+        else:
+            self.retriever.add(embeddings=vectors, ids=ids, metadata=described)
+
+    def _without_duplicates(self, gathered: "Gathered") -> tuple[list[Id], Embeddings, list[Any]]:
+        """What may be added: the first entry of each id. The others are noted as left out."""
+        rows = self._rows(gathered.ids)
+        seen: set[Id] = set()
+        keep = []
+        for number, (id, row) in enumerate(zip(gathered.ids, rows, strict=True)):
+            if row >= 0 or id in seen:
+                gathered.skipped.append(
+                    Skip(id, "", "an id of its own expected, got an earlier one's")
+                )
+            else:
+                seen.add(id)
+                keep.append(number)
+        if not gathered.ids:
+            return [], Embeddings(None, torch.empty(0, 0)), []
+        vectors = gathered.vectors()
+        if len(keep) < len(gathered.ids):
+            coarse = None if vectors.coarse is None else vectors.coarse[keep]
+            vectors = Embeddings(coarse, vectors.fine[keep])
+        ids = [gathered.ids[number] for number in keep]
+        return ids, vectors, [gathered.metadata[number] for number in keep]
+
+    def _list(self, skipped: list[Skip]) -> None:
+        """Append to the list; what an interrupted build wrote there and never published is cut off first."""
+        if not skipped and not self.listing.exists():
+            return
+        with self.listing.open("ab") as stream:
+            stream.truncate(self.reached.listed)
+            for skip in skipped:
+                self.first_why = self.first_why or skip.why
+                stream.write(json.dumps(asdict(skip)).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _report(self, resumed: int) -> Report:
+        reached = self.reached
+        if not reached.indexed and not reached.held:
+            self.state.finish()
+            raise DatasetError(
+                f"{self.output}: nothing could be indexed; left out: {reached.skipped:,}, see {self.listing}. "
+                f"The first: {self.first_why or 'none'}"
+            )
+        self.state.finish()
+        if not reached.skipped:
+            self.listing.unlink(missing_ok=True)
+        assert self.retriever is not None
+        return Report(
+            self.retriever.index,
+            reached.indexed,
+            reached.held,
+            reached.skipped,
+            self.listing if reached.skipped else None,
+            dict(self.kinds.lost),
+            resumed,
+        )
+
+    def _done(self) -> int:
+        """Entries that are done already."""
+        before = self.sources[: self.reached.source]
+        return sum(survey.count for _, survey in before) + self.reached.offset
+
+    def _settled(self) -> bool:
+        """Whether a segment more or less would make no other vectors."""
+        if self.encoder is None:
+            return self.retriever is not None
+        return self.encoder.coarse_dim is not None or len(self._filled()) >= SETTLED
+
+    def _due(self) -> int:
+        """How many entries the next segment is of."""
+        return self.segment if self._settled() else max(self.segment, SETTLED)
+
+    def _filled(self) -> Retriever:
+        assert self.retriever is not None
+        return self.retriever
+
+    def _held(self, ids: Sequence[Id]) -> list[bool]:
+        if not self.base:
+            return [False] * len(ids)
+        return [0 <= row < self.base for row in self._rows(ids)]
+
+    def _rows(self, ids: Sequence[Id]) -> list[int]:
+        """The row of each id, -1 where the index does not hold it."""
+        if self.retriever is None:
+            return [-1] * len(ids)
+        found: list[int] = self.retriever.index.find(self._cast(ids)).tolist()
+        return found
+
+    def _cast(self, ids: Sequence[Id]) -> list[Id]:
+        return [str(id) if self.ids_are == "str" else id for id in ids]
+
+    def _refuse_nameless(self) -> None:
+        """Rows without names cannot be told from those that the index holds."""
+        for source, _ in self.sources:
+            if isinstance(source, VectorFile):
+                raise InvalidArgument(
+                    "sources",
+                    expected="vectors with ids, to add them to an index that holds items",
+                    got=f"{source.path}, which has none",
+                    remedy="Name a new index, or add them in Python: Retriever(INDEX).add(embeddings=…).",
+                )
+
+
+def _parts(
+    source: Source,
+    start: int,
+    first: int,
+    encoder: Encoder | None,
+    pool: ThreadPoolExecutor,
+    held: Callable[[Sequence[Id]], list[bool]],
+    at_most: int = CHUNK,
+) -> Iterator[Part]:
+    if not isinstance(source, VectorSource):
+        return encode_items(source.items(start), encoder, pool, held, at_most)
+    return (_without_held(part, held) for part in source.parts(start, first))
+
+
+def _without_held(part: Part, held: Callable[[Sequence[Id]], list[bool]]) -> Part:
+    known = held(part.ids)
+    if not any(known):
+        return part
+    assert part.vectors is not None
+    keep = [row for row, there in enumerate(known) if not there]
+    coarse = part.vectors.coarse
+    return replace(
+        part,
+        ids=[part.ids[row] for row in keep],
+        vectors=Embeddings(None if coarse is None else coarse[keep], part.vectors.fine[keep]),
+        metadata=[part.metadata[row] for row in keep],
+        held=sum(known),
+    )
+
+
+def _existing(output: Path) -> Index | None:
+    """The index in `output`; None where there is room for one."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    if not output.is_dir() or not (output / "manifest.json").exists():
+        raise IndexFormatError(
+            f"{output}: an index, an empty directory or a free name expected, got something else. "
+            "Choose another place."
+        )
+    return Index.open(output)
+
+
+def _encoder(
+    checkpoint: str | Path | Encoder | None,
+    known: Index | None,
+    default: str | Path | None,
+    sources: Sequence[Source],
+) -> Encoder | None:
+    if checkpoint is None:
+        if known is not None and known.checkpoint is not None:
+            checkpoint = known.checkpoint.path
+        elif not all(isinstance(source, VectorSource | Broken) for source in sources):
+            checkpoint = default
+            if checkpoint is None:
+                raise InvalidArgument(
+                    "checkpoint",
+                    expected="what encodes the pictures",
+                    got="None",
+                    remedy="Give a checkpoint or export directory.",
+                )
+    return open_encoder(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+
+
+def _check_dims(sources: Sequence[Source], encoder: Encoder | None) -> None:
+    """Vectors of one length throughout, before hours of work end with an error."""
+    expected = None if encoder is None else (encoder.fine_dim, encoder.coarse_dim)
+    by = "the encoder"
+    for source in sources:
+        if isinstance(source, VectorSource):
+            if expected is not None and source.dims != expected:
+                raise DatasetError(
+                    f"{source.path}: fine and coarse vectors of {expected} dims expected, as those of {by}, "
+                    f"got {source.dims}."
+                )
+            expected, by = source.dims, str(source.path)
+
+
+def _id_kind(sources: Sequence[Source], known: Index | None) -> IdKind:
+    """Integers if every source's ids are, else strings of them; the index's kind where it holds items."""
+    kinds = {source.id_kind for source in sources if not isinstance(source, Broken)}
+    kind: IdKind = "int" if kinds == {"int"} else "str"
+    if known is None or not known.row_count:
+        return kind
+    if kind == "str" and not known.holds_strings:
+        raise InvalidArgument(
+            "sources",
+            expected="items with integer ids, as the index has",
+            got="strings",
+            remedy="Name a new index.",
+        )
+    return "str" if known.holds_strings else "int"

@@ -1,0 +1,74 @@
+"""Pictures that lie in folders: ids are paths relative to the folder."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from engine.building.items import IdKind, Item, Survey, file_stamp
+from engine.images import SUFFIXES
+
+# Pictures too, but not of a kind that is read: listed as left out, where other files are passed over.
+OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Every picture below `path`.
+
+    prefix: what ids begin with; the folder's name where several folders are indexed together, else "".
+    """
+
+    path: Path
+    prefix: str = ""
+    id_kind: IdKind = "str"
+
+    def survey(self) -> Survey:
+        names = blake2b(digest_size=16)
+        count = 0
+        for item in self.items(0):
+            names.update(str(item.id).encode(errors="surrogateescape") + b"\0")
+            count += 1
+        return Survey(count, names.hexdigest())
+
+    def items(self, start: int) -> Iterator[Item]:
+        """In order of their paths; one directory's names are in memory at a time."""
+        return islice(self._walk(self.path), start, None)
+
+    def _walk(self, folder: Path) -> Iterator[Item]:
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            name = self.prefix + folder.relative_to(self.path).as_posix()
+            yield Item(name, None, str(folder), fault=f"a readable folder expected, got {error}")
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(folder / entry.name)
+                continue
+            suffix = os.path.splitext(entry.name)[1].lower()
+            path = folder / entry.name
+            name = self.prefix + path.relative_to(self.path).as_posix()
+            if suffix in SUFFIXES:
+                yield Item(name, path, str(path))
+            elif suffix in OTHER_SUFFIXES:
+                fault = f"a JPEG, PNG or WebP image expected, got {suffix}. Convert it"
+                yield Item(name, None, str(path), fault=fault)
+
+
+@dataclass(frozen=True)
+class SinglePicture:
+    """One picture file; its name is the id."""
+
+    path: Path
+    id_kind: IdKind = "str"
+
+    def survey(self) -> Survey:
+        return Survey(1, file_stamp(self.path))
+
+    def items(self, start: int) -> Iterator[Item]:
+        """It."""
+        return islice([Item(self.path.name, self.path, str(self.path))], start, None)

@@ -1,0 +1,41 @@
+"""`Report`: what a build did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.index import Index
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a build did.
+
+    index: as it is on disk now.
+    indexed, held, skipped: entries that were added, that the index held before, and that were left out.
+    listed: the file that says of each one left out where it is and why; None where there is none.
+    lost: metadata values that did not fit their column, by column.
+    resumed: entries that an interrupted build had done before.
+    """
+
+    index: Index
+    indexed: int
+    held: int
+    skipped: int
+    listed: Path | None
+    lost: dict[str, int]
+    resumed: int
+
+    def remarks(self) -> list[str]:
+        """What is worth saying beside the number of items indexed, a line each."""
+        lines = []
+        if self.resumed:
+            lines.append(f"went on after {self.resumed:,} entries of an interrupted run")
+        if self.held:
+            lines.append(f"{self.held:,} entries were in the index before")
+        if self.skipped:
+            lines.append(f"{self.skipped:,} entries left out, see {self.listed}")
+        lines += [
+            f"{count:,} values of the metadata column {name!r} left out: of another kind than the first"
+            for name, count in self.lost.items()
+        ]
+        return lines

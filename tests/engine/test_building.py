@@ -1,0 +1,445 @@
+"""`build_index`: every kind of source, what is left out, several sources, adding to an index."""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import parquet
+from safetensors.numpy import save_file
+
+import engine
+from engine.building import Report, build, build_index, encoding
+from engine.images import read_image
+from tests.conftest import PICTURES
+
+NAMES = [path.name for path in sorted((PICTURES / "noto").glob("*.webp"))[:9]]
+
+
+@pytest.fixture(scope="module")
+def encoder(untrained: Path) -> engine.Encoder:
+    return engine.open_encoder(untrained)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Nine pictures, some of them in sub-folders that sort between the others."""
+    place = tmp_path / "pictures"
+    for number, name in enumerate(NAMES):
+        target = place / ("1f5" if number % 3 == 1 else "") / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PICTURES / "noto" / name, target)
+    return place
+
+
+def content(name: str) -> bytes:
+    return (PICTURES / "noto" / name).read_bytes()
+
+
+def fine_of(index: engine.Index) -> NDArray[np.float32]:
+    return np.asarray(index.fine)[index.live if index.live is not None else slice(None)]
+
+
+def assert_holds(
+    index: engine.Index, expected: dict[str | int, str], encoder: engine.Encoder
+) -> None:
+    """These ids in this order, and of each the vectors of the picture of this name, encoded one by one."""
+    assert list(index.ids_at(np.arange(len(index)))) == list(expected)
+    for row, name in enumerate(expected.values()):
+        own = encoder.encode_images([read_image(content(name))])
+        np.testing.assert_allclose(index.fine[row], own.fine[0].numpy(), atol=1e-5)
+        assert own.coarse is not None
+        np.testing.assert_allclose(index.coarse[row], own.coarse[0].numpy(), atol=1e-5)
+
+
+def skipped_of(report: Report) -> list[dict[str, Any]]:
+    assert report.listed is not None
+    lines = [json.loads(line) for line in report.listed.read_text().splitlines()]
+    assert len(lines) == report.skipped
+    return lines
+
+
+def test_a_folder(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    (folder / "notes.txt").write_text("not a picture")
+    report = build_index([folder], tmp_path / "index", encoder)
+    ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
+    assert_holds(report.index, {id: Path(id).name for id in ids}, encoder)
+    assert (report.indexed, report.held, report.skipped, report.resumed) == (9, 0, 0, 0)
+    assert report.listed is None
+    opened = engine.Index.open(tmp_path / "index")
+    assert opened.ids_at(np.arange(9)) == ids
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "pictures"]
+
+
+def test_what_cannot_be_read_is_listed(
+    folder: Path, encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    (folder / "aaa.png").write_bytes(content(NAMES[0])[:100])
+    (folder / "bbb.jpg").write_bytes(b"")
+    (folder / "ccc.GIF").write_bytes(b"GIF89a")
+    (folder / "ddd.webp").symlink_to(folder / "nowhere")
+    report = build_index([folder], tmp_path / "index", encoder)
+    assert (report.indexed, report.skipped) == (9, 4)
+    lines = skipped_of(report)
+    assert [line["id"] for line in lines] == ["aaa.png", "bbb.jpg", "ccc.GIF", "ddd.webp"]
+    assert all(line["place"] == str(folder / line["id"]) for line in lines)
+    whys = ("a whole JPEG", "got something else", "got .gif. Convert it", "No such file")
+    assert all(why in line["why"] for why, line in zip(whys, lines, strict=True))
+
+
+def test_nothing_can_be_read(encoder: engine.Encoder, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"no")
+    with pytest.raises(
+        engine.DatasetError, match=r"nothing could be indexed; left out: 1, .*a\.png: a JPEG"
+    ):
+        build_index([tmp_path / "pictures"], tmp_path / "index", encoder)
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet"])
+def test_captions_files(kind: str, folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    """A row a caption; one picture is missing, one path leaves the folder."""
+    rows: list[dict[str, Any]] = [
+        {"image": NAMES[0], "caption": "one", "year": "2001"},
+        {"image": NAMES[0], "caption": "two, too", "year": "2001"},
+        {"image": "gone.webp", "caption": "gone", "year": "2002"},
+        {"image": "../" + NAMES[0], "caption": "out", "year": "2003"},
+        {"image": f"1f5/{NAMES[1]}", "caption": "", "year": "2004"},
+    ]
+    file = folder / f"captions.{kind}"
+    if kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), file)
+    else:
+        mark = "\t" if kind == "tsv" else ","
+        lines = [mark.join(rows[0]), *(mark.join(f'"{v}"' for v in row.values()) for row in rows)]
+        file.write_text("﻿" + "\n".join(lines) + "\n")
+    expected = {NAMES[0]: NAMES[0], f"1f5/{NAMES[1]}": NAMES[1]}
+    for source in (folder, file):
+        output = tmp_path / f"{source.name}.index"
+        report = build_index([source], output, encoder)
+        assert_holds(report.index, dict(expected), encoder)
+        assert report.index.metadata_at(0) == {"captions": ["one", "two, too"], "year": "2001"}
+        assert report.index.metadata_at(1) == {"year": "2004"}
+        gone, out = skipped_of(report)
+        assert gone["id"] == "gone.webp"
+        assert "No such file" in gone["why"]
+        assert "a path inside the folder expected" in out["why"]
+
+
+def test_rows_that_cannot_be_used(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    whole = json.dumps({"image": NAMES[0], "licence": "MIT", "splits": {"a": "b"}, "n": 1 << 70})
+    (folder / "captions.jsonl").write_text(
+        f'{whole}\n{{"image": \n[1]\n{{"caption": "no picture"}}\n\n'
+    )
+    report = build_index([folder], tmp_path / "index", encoder)
+    assert_holds(report.index, {NAMES[0]: NAMES[0]}, encoder)
+    assert report.index.metadata_at(0) == {"licence": "MIT"}
+    places = [line["place"].rpartition(":")[2] for line in skipped_of(report)]
+    assert places == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("form", ["struct", "bytes", "path"])
+@pytest.mark.parametrize("named", [False, True])
+def test_parquet(
+    form: str, named: bool, folder: Path, encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    """As Hugging Face `datasets` writes it, as plain bytes, and as paths; in row groups of four."""
+    rows = []
+    for number, name in enumerate(NAMES):
+        shutil.copy(PICTURES / "noto" / name, folder)
+        held: Any = {"bytes": content(name), "path": name}
+        image = {"struct": held, "bytes": content(name), "path": name}[form]
+        rows.append({"image": image, "caption": f"number {number}", "width": number, "share": 0.5})
+        if named:
+            rows[-1]["id"] = 100 + number
+    if form != "path":
+        rows[4]["image"] = {"bytes": None, "path": None} if form == "struct" else b"no picture"
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "train.parquet", row_group_size=4)
+    report = build_index([folder / "train.parquet"], tmp_path / "index", encoder, segment=5)
+    kept = [number for number in range(9) if form == "path" or number != 4]
+    ids: list[str | int] = [NAMES[number] for number in kept]
+    if form == "bytes":
+        ids = [f"train:{number + 1}" for number in kept]
+    if named and form != "path":
+        ids = [100 + number for number in kept]
+    assert_holds(report.index, dict(zip(ids, [NAMES[n] for n in kept], strict=True)), encoder)
+    first = report.index.metadata_at(0)
+    assert first is not None
+    assert (first["captions"], first["width"], first["share"]) == (["number 0"], 0, 0.5)
+    assert report.skipped == 9 - len(kept)
+
+
+def shard(file: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for key, files in samples.items():
+            for suffix, held in files.items():
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(held)
+                archive.addfile(info, io.BytesIO(held))
+    return file
+
+
+def test_shards(encoder: engine.Encoder, tmp_path: Path) -> None:
+    about = json.dumps({"caption": "from json", "year": 2001, "nested": {"a": 1}}).encode()
+    samples = {
+        "000": {"webp": content(NAMES[0]), "txt": b"first\nsecond", "json": about},
+        "001": {"json": about, "WEBP": content(NAMES[1])},
+        "002": {"txt": b"no picture"},
+        "003": {"webp": content(NAMES[3]), "json": b"{"},
+        "sub/004": {"webp": content(NAMES[4])},
+    }
+    (tmp_path / "shards").mkdir()
+    shard(tmp_path / "shards" / "a.tar", samples)
+    shard(tmp_path / "shards" / "b.tar", {"005": {"webp": content(NAMES[5])}})
+    cut = shard(
+        tmp_path / "shards" / "c.tar", {f"{n:03}": {"webp": content(NAMES[n])} for n in (6, 7)}
+    )
+    cut.write_bytes(cut.read_bytes()[: 512 + len(content(NAMES[6])) + 700])
+    report = build_index([tmp_path / "shards"], tmp_path / "index", encoder)
+    numbers = {"000": 0, "001": 1, "sub/004": 4, "005": 5, "006": 6}
+    assert_holds(report.index, {key: NAMES[n] for key, n in numbers.items()}, encoder)
+    assert report.index.metadata_at(0) == {"captions": ["first", "second"], "year": 2001}
+    assert report.index.metadata_at(1) == {"captions": ["from json"], "year": 2001}
+    lost = [(line["id"], line["why"]) for line in skipped_of(report)]
+    assert [id for id, _ in lost[:2]] == ["002", "003"]
+    assert "a picture (jpg, jpeg, png, webp) expected, got ['txt']" in lost[0][1]
+    assert "an object in .json expected" in lost[1][1]
+    whole = "a whole, uncompressed tar expected, from here on got: "
+    assert lost[2:] == [("c.tar, the rest", f"{whole}neither a file nor the end of the archive")]
+
+
+def vectors(count: int, dim: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+
+
+def test_clip_retrieval(tmp_path: Path) -> None:
+    """Files of 3 to 9,000 rows, in the order of their numbers; float16; the second has a row of NaN."""
+    parts = [vectors(count, 12, count).astype(np.float16) for count in (3, 9000, 7)]
+    parts[1][8500, 3] = np.nan
+    for number, part in enumerate(parts):
+        at = number + 9  # so that "10" sorts before "9"
+        (tmp_path / "made" / "img_emb").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / "metadata").mkdir(exist_ok=True)
+        np.save(tmp_path / "made" / "img_emb" / f"img_emb_{at}.npy", part)
+        table = {
+            "image_path": [f"{at}/{row}.jpg" for row in range(len(part))],
+            "caption": [f"caption {row}" for row in range(len(part))],
+            "width": list(range(len(part))),
+        }
+        parquet.write_table(
+            pa.table(table),
+            tmp_path / "made" / "metadata" / f"metadata_{at}.parquet",
+            row_group_size=1000,
+        )
+    report = build_index([tmp_path / "made"], tmp_path / "index", segment=4000)
+    whole = np.concatenate(parts)
+    kept = np.delete(np.arange(len(whole)), 3 + 8500)
+    np.testing.assert_array_equal(report.index.fine, whole[kept])
+    assert report.index.ids_at(np.array([0, 3, 9001, 9002])) == [
+        "9/0.jpg",
+        "10/0.jpg",
+        "10/8999.jpg",
+        "11/0.jpg",
+    ]
+    assert report.index.metadata_at(9000) == {"captions": ["caption 8998"], "width": 8998}
+    (line,) = skipped_of(report)
+    assert (line["id"], line["why"]) == ("10/8500.jpg", "finite values expected, got NaN or inf")
+
+
+@pytest.mark.parametrize("form", ["npy", "fine", "image", "one", "folder"])
+def test_bare_vectors(form: str, tmp_path: Path) -> None:
+    fine, coarse = vectors(700, 12), vectors(700, 4, 1)
+    place = tmp_path / "given.safetensors"
+    if form == "npy":
+        place = tmp_path / "given.npy"
+        np.save(place, fine.astype(np.float64))
+    elif form == "folder":
+        place = tmp_path / "given"
+        place.mkdir()
+        np.save(place / "image.npy", fine)
+        np.save(place / "text.npy", vectors(3, 12))
+    else:
+        tensors = {
+            "fine": {"fine": fine, "coarse": coarse, "x": coarse},
+            "image": {"image": fine, "image_coarse": coarse, "text": fine[:3]},
+            "one": {"anything": fine},
+        }
+        save_file(tensors[form], place)
+    report = build_index([place], tmp_path / "index")
+    np.testing.assert_array_equal(report.index.fine, fine)
+    assert report.index.ids_at(np.array([0, 699])) == [0, 699]
+    if form in ("fine", "image"):
+        np.testing.assert_array_equal(report.index.coarse, coarse)
+    else:
+        assert report.index.reduction is not None
+    found = engine.Retriever(tmp_path / "index").search(fine[41:42], 1, mode="exact")
+    assert found.ids == [[41]]
+
+
+def test_vectors_in_several_files_and_scaled(tmp_path: Path) -> None:
+    first, second = vectors(30, 8), vectors(20, 8, 1)
+    np.save(tmp_path / "a.npy", first)
+    np.save(tmp_path / "b.npy", second)
+    report = build_index(
+        [tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "index", normalize=True
+    )
+    whole = np.concatenate([first, second]).astype(np.float64)
+    whole /= np.linalg.norm(whole, axis=1, keepdims=True)
+    np.testing.assert_allclose(report.index.fine, whole, atol=1e-6)
+    assert report.index.ids_at(np.array([0, 30, 49])) == [0, 30, 49]
+    assert report.index.normalize
+    with pytest.raises(engine.InvalidArgument, match=r"vectors with ids.*a\.npy, which has none"):
+        build_index([tmp_path / "a.npy"], tmp_path / "index")
+
+
+def test_vectors_of_other_dims_are_refused_at_once(tmp_path: Path, encoder: engine.Encoder) -> None:
+    np.save(tmp_path / "a.npy", vectors(3, 8))
+    np.save(tmp_path / "b.npy", vectors(3, 9))
+    np.save(tmp_path / "c.npy", vectors(3, 8)[0])
+    with pytest.raises(
+        engine.DatasetError, match=r"b\.npy: fine and coarse vectors of \(8, None\)"
+    ):
+        build_index([tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "index")
+    with pytest.raises(
+        engine.DatasetError, match=r"of \(24, 8\) dims expected, as those of the encoder"
+    ):
+        build_index([tmp_path / "a.npy"], tmp_path / "index", encoder)
+    with pytest.raises(engine.DatasetError, match=r"shape \[N, D\] expected, got \[8\]"):
+        build_index([tmp_path / "c.npy"], tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_several_sources(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    """Two folders, a shard that repeats a key, a picture, and a Parquet file that is none."""
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(PICTURES / "noto" / NAMES[8], other)
+    tar = shard(tmp_path / "x.tar", {"k": {"webp": content(NAMES[7])}})
+    again = shard(tmp_path / "y.tar", {"k": {"webp": content(NAMES[6])}})
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    single = PICTURES / "noto" / NAMES[5]
+    sources = [other, tar, again, tmp_path / "bad.parquet", single, folder]
+    report = build_index(sources, tmp_path / "index", encoder)
+    expected = {f"other/{NAMES[8]}": NAMES[8], "k": NAMES[7], NAMES[5]: NAMES[5]}
+    ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
+    expected |= {f"pictures/{id}": Path(id).name for id in ids}
+    assert_holds(report.index, dict(expected), encoder)
+    why = {line["id"]: line["why"] for line in skipped_of(report)}
+    assert "an id of its own expected" in why["k"]
+    assert "Parquet expected" in why[str(tmp_path / "bad.parquet")]
+    (tmp_path / "deep" / "other").mkdir(parents=True)
+    with pytest.raises(engine.DatasetError, match="folders of different names expected"):
+        build_index([other, tmp_path / "deep" / "other"], tmp_path / "index", encoder)
+
+
+def test_adding_to_an_index(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    """What is there stays as it is, is not encoded again, and is counted."""
+    output = tmp_path / "index"
+    build_index([folder], output, encoder)
+    shutil.copy(PICTURES / "noto" / NAMES[0], folder / "0.webp")
+    shutil.copy(PICTURES / "noto" / NAMES[1], folder / NAMES[0])
+    (folder / "z.png").write_bytes(b"")
+    report = build_index([folder], output)  # the index remembers its checkpoint
+    ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
+    ids.remove("0.webp")
+    assert_holds(report.index, {id: Path(id).name for id in ids} | {"0.webp": NAMES[0]}, encoder)
+    assert (report.indexed, report.held, report.skipped) == (1, 9, 1)
+    assert [line["id"] for line in skipped_of(report)] == ["z.png"]
+    nothing_new = build_index([folder], output)
+    assert (nothing_new.indexed, nothing_new.held) == (0, 10)
+
+
+def test_metadata_of_changing_kinds(encoder: engine.Encoder, tmp_path: Path) -> None:
+    """One row a segment, so that the index sees each kind on its own."""
+    values: list[dict[str, Any]] = [
+        {"n": 1, "x": 0.5, "s": "7", "l": ["a"]},
+        {"n": 2.0, "x": 2, "s": 7, "l": "b"},
+        {"n": 2.5, "x": "no", "s": ["no"], "l": 3},
+        {"n": True, "x": None, "s": None, "l": None},
+    ]
+    rows = [{"image": name} | entry for name, entry in zip(NAMES, values, strict=False)]
+    for name in NAMES[:4]:
+        shutil.copy(PICTURES / "noto" / name, tmp_path)
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = build_index([tmp_path], tmp_path.with_suffix(".index"), encoder, segment=1)
+    assert report.index.metadata_at(0) == values[0]
+    assert report.index.metadata_at(1) == {"n": 2, "x": 2.0, "s": "7", "l": ["b"]}
+    assert report.index.metadata_at(2) is None
+    assert report.lost == {"n": 2, "x": 1, "s": 1, "l": 1}
+    assert any("2 values of the metadata column 'n' left out" in line for line in report.remarks())
+
+
+def test_batches_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    """By count, by bytes, and, once opened, by pixels; what comes out is the same."""
+    shapes: list[list[int]] = []
+    own = encoder.encode_images
+
+    class Watching:
+        coarse_dim, fine_dim, reference = encoder.coarse_dim, encoder.fine_dim, encoder.reference
+
+        def encode_texts(self, _: Any) -> Any:
+            raise AssertionError
+
+        def encode_images(self, images: list[Image.Image]) -> Any:
+            shapes.append([image.width * image.height for image in images])
+            return own(images)
+
+    ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
+    expected = {id: Path(id).name for id in ids}
+    for module, name, value, largest in (
+        (build, "CHUNK", 64, 9),
+        (build, "CHUNK", 4, 4),
+        (encoding, "BATCH_BYTES", 1, 1),
+        (encoding.images, "MAX_PIXELS", 2 * 112 * 112, 2),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            shapes.clear()
+            report = build_index([folder], tmp_path / f"{name}{value}", Watching())
+            assert_holds(report.index, dict(expected), encoder)
+            assert max(map(len, shapes)) == largest
+            assert sum(map(len, shapes)) == 9
+
+
+def test_a_place_that_is_taken(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    with pytest.raises(engine.IndexFormatError, match="got something else"):
+        build_index([folder], tmp_path / "thesis", encoder)
+    with pytest.raises(
+        engine.DatasetError, match="a folder or file to index expected, found nothing"
+    ):
+        build_index([tmp_path / "nowhere"], tmp_path / "index", encoder)
+    (tmp_path / "what.xyz").write_bytes(b"")
+    with pytest.raises(engine.DatasetError, match=r"expected, got '.xyz'"):
+        build_index([tmp_path / "what.xyz"], tmp_path / "index", encoder)
+
+
+def test_pictures_need_an_encoder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(engine.InvalidArgument, match="what encodes the pictures"):
+        build_index([folder], tmp_path / "index")
+
+
+def test_another_checkpoint_is_refused(
+    folder: Path, encoder: engine.Encoder, damaged: Callable[..., Path], tmp_path: Path
+) -> None:
+    build_index([folder], tmp_path / "index", encoder)
+    other = damaged()
+    (other / "tokenizer_config.json").write_text(
+        (other / "tokenizer_config.json").read_text() + "\n"
+    )
+    with pytest.raises(engine.CheckpointMismatch):
+        build_index([folder], tmp_path / "index", other)

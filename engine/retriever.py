@@ -13,19 +13,22 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from engine.collection import Collection
 from engine.device import pick_device
 from engine.embeddings import Embeddings
 from engine.encoders import Encoder, open_encoder
 from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.filters import Filter, as_mask
-from engine.index import Id, Index, check_vectors
-from engine.queries import Batch, as_vectors, embed
-from engine.reduction import COARSE_DIM, Reduction, learn_reduction
+from engine.from_embeddings import index_of
+from engine.index import Id, Index, OnConflict
+from engine.plan import FineTier, Plan, plan
+from engine.queries import Batch, embed
+from engine.reduction import COARSE_DIM, Reduction
 from engine.result import SearchResult, Timings
+from engine.rounding import CoarseDtype
 from engine.snapshot import Snapshot
-from kernels import TopK, coarse_topk, rerank_topk
+from kernels import TopK
 
 Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]
 
@@ -42,6 +45,8 @@ class Retriever:
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", …
         backend: "auto", "torch" or "triton", as in `kernels.coarse_topk`.
         candidates: how many items the coarse stage keeps; None = max(128, 4 * k).
+        fine_tier: where the fine vectors lie: "device", "host" (memory), "disk" (mapped), or "auto": on a GPU the
+            first of these that has the memory, on a CPU mapped as they are.
 
     `search` may be called from many threads, also while another adds or removes.
     """
@@ -54,14 +59,14 @@ class Retriever:
         device: str = "auto",
         backend: str = "auto",
         candidates: int | None = None,
+        fine_tier: FineTier = "auto",
     ) -> None:
         self.device = pick_device(device)
         self.backend = backend
         self.candidates = None if candidates is None else check_count("candidates", candidates)
-        self._lock = threading.Lock()  # one at a time may swap the snapshot or open the encoder
-        self._snapshot = Snapshot.of(
-            Index.open(index) if isinstance(index, str | Path) else index, self.device
-        )
+        self._opening = threading.Lock()  # one at a time may open the encoder
+        opened = Index.open(index) if isinstance(index, str | Path) else index
+        self._collection = Collection(opened, self.device, fine_tier)
         self._encoder: Encoder | None = None
         if encoder is not None:
             if isinstance(encoder, str | Path):
@@ -77,12 +82,14 @@ class Retriever:
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         coarse_dim: int = COARSE_DIM,
+        coarse_dtype: CoarseDtype | None = None,
         reduction: Reduction = "pca",
         normalize: bool = False,
         encoder: Encoder | str | Path | None = None,
         device: str = "auto",
         backend: str = "auto",
         candidates: int | None = None,
+        fine_tier: FineTier = "auto",
     ) -> "Retriever":
         """A retriever over vectors you have: no model needed.
 
@@ -90,39 +97,30 @@ class Retriever:
             fine: `[N, D]`, tensor or array. float16 and float32 are stored as they are, the rest as float32.
             coarse: `[N, d]`, or None to learn a reduction of `fine` to min(coarse_dim, D) dims.
             ids: N different str or int64; default 0…N-1.
-            metadata: N mappings that JSON can hold, returned with each hit.
+            metadata: N mappings, returned with each hit; values of one key are of one type that Parquet can hold.
+            coarse_dtype: "float32", "float16", "bfloat16" or "int8"; None = that of the coarse vectors.
+                `index.header.quantization` says what int8 costs.
             reduction: "pca" (learned rotation) or "prefix" (vectors trained that way, "Matryoshka").
             normalize: scale items and queries to unit length, so that the score is the cosine.
         """
-        fine = as_vectors("fine", fine)
-        if coarse is not None:
-            coarse = as_vectors("coarse", coarse)
-        if normalize:
-            fine = F.normalize(fine, dim=1)
-            coarse = None if coarse is None else F.normalize(coarse, dim=1)
-        matrix = None
-        if coarse is None:
-            if reduction not in get_args(Reduction):
-                raise InvalidArgument(
-                    "reduction",
-                    expected='"pca" or "prefix"',
-                    got=repr(reduction),
-                    remedy='Use "pca" unless the vectors were trained by prefixes.',
-                )
-            width = min(check_count("coarse_dim", coarse_dim), fine.shape[1])
-            # Before learning: one NaN in `fine` would spoil every coarse vector.
-            check_vectors("fine", fine.cpu().numpy())
-            matrix = learn_reduction(fine, width, reduction)
-            coarse = (fine.cpu().float() @ matrix).to(fine.dtype)
-        index = Index.build(
-            coarse.cpu().numpy(),
-            fine.cpu().numpy(),
+        index = index_of(
+            fine,
+            coarse,
             ids=ids,
             metadata=metadata,
-            reduction=None if matrix is None else matrix.numpy(),
+            coarse_dim=check_count("coarse_dim", coarse_dim),
+            coarse_dtype=coarse_dtype,
+            reduction=reduction,
             normalize=normalize,
         )
-        return cls(index, encoder, device=device, backend=backend, candidates=candidates)
+        return cls(
+            index,
+            encoder,
+            device=device,
+            backend=backend,
+            candidates=candidates,
+            fine_tier=fine_tier,
+        )
 
     @classmethod
     def from_pretrained(
@@ -171,7 +169,7 @@ class Retriever:
         Scores are inner products of the stored vectors, accumulated in float32, higher is better; equal scores:
         the lower row first. Raises InvalidArgument (or another EngineError) naming what is wrong.
         """
-        snapshot = self._snapshot  # read once: a concurrent `add` replaces it
+        snapshot = self._collection.snapshot  # read once: a concurrent `add` replaces it
         k = check_count("k", k)
         shortlist = self._candidates(k, candidates)
         if mode not in get_args(Mode):
@@ -208,21 +206,14 @@ class Retriever:
         """The two stages, and the seconds that each took."""
         started = self._clock()
         if mode == "exact":
-            best = coarse_topk(queries.fine, snapshot.fine, k, mask=mask, backend=self.backend)
+            best = snapshot.fine.scan(queries.fine, k, mask, self.backend)
             return best, 0.0, self._clock() - started
         assert queries.coarse is not None  # Snapshot.project sees to it
         keep = k if mode == "coarse" else candidates
-        best = coarse_topk(
-            queries.coarse,
-            snapshot.coarse,
-            keep,
-            mask=mask,
-            max_norm=snapshot.coarse_norm,
-            backend=self.backend,
-        )
+        best = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
         coarse_done = self._clock()
         if mode == "two_stage":
-            best = rerank_topk(queries.fine, snapshot.fine, best.rows, k, backend=self.backend)
+            best = snapshot.fine.rerank(queries.fine, best.rows, k, self.backend)
         return best, coarse_done - started, self._clock() - coarse_done
 
     def _candidates(self, k: int, candidates: int | None) -> int:
@@ -246,7 +237,7 @@ class Retriever:
 
     def warmup(self, batch_sizes: Sequence[int] = (1, 32), k: int = 10) -> None:
         """Run a search of each batch size, so that the first real one pays for no compilation or allocation."""
-        fine_dim, coarse_dim = self._snapshot.fine.shape[1], self._snapshot.coarse.shape[1]
+        fine_dim, coarse_dim = self.index.header.fine_dim, self.index.header.coarse_dim
         for size in batch_sizes:
             size = check_count("batch_sizes", size)
             self.search(Embeddings(torch.zeros(size, coarse_dim), torch.zeros(size, fine_dim)), k)
@@ -260,10 +251,14 @@ class Retriever:
         embeddings: Embeddings | Any = None,
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        on_conflict: OnConflict = "error",
     ) -> None:
         """Add items to encode (images or texts, as in `search`), or their embeddings. All are added, or none.
 
-        `ids` default to the integers after the largest one; an index with str ids needs them given.
+        `ids` default to the integers after the largest one; an index with str ids needs them given. on_conflict:
+        where an id is there already, "error" refuses all, "replace" puts the new item in its place, "skip" keeps
+        the old one. An index in a directory holds the change from the next `save`; until `close`, nobody else
+        may change it: IndexLocked, or IndexChanged where somebody has since it was opened.
         """
         if (items is None) == (embeddings is None):
             raise InvalidArgument(
@@ -275,48 +270,67 @@ class Retriever:
         added = embed(
             embeddings if items is None else items,
             self._open_encoder,
-            encoders_coarse=self._snapshot.reduction is None,
+            encoders_coarse=self.index.reduction is None,
         )
-        with self._lock:
-            snapshot = self._snapshot
-            if snapshot.learns and added.coarse is None:
-                # Checked first: one NaN would spoil every coarse vector.
-                snapshot.project(added, coarse_too=False)
-                snapshot = snapshot.learned_with(added.fine)
-            vectors = snapshot.project(added, coarse_too=True)
-            assert vectors.coarse is not None
-            new = Index.build(
-                vectors.coarse.cpu().numpy(),
-                vectors.fine.cpu().numpy(),
-                ids=snapshot.index.next_ids(len(added)) if ids is None else ids,
-                metadata=metadata,
-            )
-            self._snapshot = Snapshot.of(snapshot.index.append(new), self.device)
+        self._collection.add(added, ids, metadata, on_conflict)
 
     def remove(self, ids: Sequence[Id]) -> None:
         """Remove the items with these ids; the others keep theirs. UnknownId if one is not there."""
-        with self._lock:
-            self._snapshot = Snapshot.of(self._snapshot.index.without(ids), self.device)
+        self._collection.remove(ids)
 
-    def save(self, path: str | Path) -> None:
-        """Write the index to a directory, from which `Retriever(path)` opens it."""
-        self._snapshot.index.save(path)
+    def compact(self) -> None:
+        """Let go of the room of removed items. An index in a directory is saved, with all changes."""
+        self._collection.compact()
+
+    def save(self, path: str | Path | None = None) -> None:
+        """Write what is new to a directory, from which `Retriever(path)` opens it; None: where it was opened.
+
+        Durable when it returns. The first directory given to an index without one becomes its own; another gets
+        a copy.
+        """
+        self._collection.save(path)
+
+    def refresh(self) -> bool:
+        """Move on to what the directory holds now; whether another has published something since."""
+        return self._collection.refresh()
 
     def close(self) -> None:
-        """Let go of vectors and encoder; the retriever is empty afterwards."""
-        with self._lock:
-            self._snapshot = Snapshot.of(self._snapshot.index.emptied(), self.device)
+        """Let go of vectors, encoder, writer lock and changes not saved; the retriever is empty afterwards."""
+        self._collection.close()
+        with self._opening:
             self._encoder = None
+
+    @staticmethod
+    def plan(
+        items: int,
+        *,
+        fine_dim: int,
+        coarse_dim: int = COARSE_DIM,
+        fine_dtype: str = "float32",
+        coarse_dtype: str = "float32",
+        device: str = "auto",
+        fine_tier: FineTier = "auto",
+    ) -> Plan:
+        """What an index of so many items would take, and where; `print` it before building one."""
+        return plan(
+            items,
+            fine_dim=fine_dim,
+            coarse_dim=coarse_dim,
+            fine_dtype=fine_dtype,
+            coarse_dtype=coarse_dtype,
+            device=device,
+            fine_tier=fine_tier,
+        )
 
     # ------------------------------------------------------------------ itself
 
     @property
     def index(self) -> Index:
         """The index as it is now."""
-        return self._snapshot.index
+        return self._collection.snapshot.index
 
     def __len__(self) -> int:
-        return len(self._snapshot.index)
+        return len(self.index)
 
     def __enter__(self) -> "Retriever":
         return self
@@ -330,17 +344,20 @@ class Retriever:
         self.close()
 
     def __repr__(self) -> str:
-        coarse, fine = self._snapshot.coarse, self._snapshot.fine
-        tiers = ", ".join(
-            f"{name}={tensor.shape[1]}x{str(tensor.dtype).removeprefix('torch.')} ({tensor.nbytes:,} B)"
-            for name, tensor in (("coarse", coarse), ("fine", fine))
+        snapshot, head = self._collection.snapshot, self.index.header
+        coarse = f"{head.coarse_dim}x{head.coarse_dtype} ({snapshot.coarse.nbytes:,} B)"
+        fine = (
+            f"{head.fine_dim}x{head.fine_dtype} ({snapshot.fine.nbytes:,} B, {snapshot.fine.tier})"
         )
-        return f"Retriever(N={len(self):,}, {tiers}, device={str(self.device)!r}, backend={self.backend!r})"
+        return (
+            f"Retriever(N={len(self):,}, coarse={coarse}, fine={fine}, "
+            f"device={str(self.device)!r}, backend={self.backend!r})"
+        )
 
     def _open_encoder(self) -> Encoder:
-        with self._lock:
+        with self._opening:
             if self._encoder is None:
-                reference = self._snapshot.index.checkpoint
+                reference = self.index.checkpoint
                 if reference is None:
                     raise InvalidArgument(
                         "encoder",
@@ -355,7 +372,7 @@ class Retriever:
 
     def _matching(self, encoder: Encoder) -> Encoder:
         """`encoder`, if it can have made this index's vectors."""
-        index = self._snapshot.index
+        index = self.index
         if index.checkpoint is not None and index.checkpoint.sha256 != encoder.reference.sha256:
             raise CheckpointMismatch(
                 f"encoder: the checkpoint that made the index expected ({index.checkpoint.path}, sha256 "

@@ -1,52 +1,103 @@
-"""`Snapshot`: an index with its vectors on the search device. A search reads one; a change swaps in another."""
+"""`Snapshot`: an index with its vectors where they are searched. A search reads one; a change swaps in another."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
+from engine.fine import FineVectors, Tier
 from engine.index import Index
 from engine.reduction import SETTLED, learn_reduction
+from engine.resident import Resident
+from engine.rounding import query_scales, to_int8
+from kernels import TopK, coarse_topk
 
 NORMS_AT_A_TIME = 1 << 16  # items
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """coarse `[N, d]`, fine `[N, D]`, reduction `[D, d]` or None: those of `index`, as tensors.
+    """Of `index`, on the search device: coarse `[N, d]`, the fine vectors, the reduction `[D, d]` or None.
 
     live: bool `[N]`, which rows are not deleted; None where all are there.
+    known_norm: no coarse vector among so many first rows is longer than that.
     """
 
     index: Index
-    coarse: Tensor
-    fine: Tensor
+    resident: Resident
+    fine: FineVectors
     reduction: Tensor | None
     live: Tensor | None
+    known_norm: tuple[int, float] = (0, 0.0)
 
     @classmethod
-    def of(cls, index: Index, device: torch.device) -> "Snapshot":
-        reduction = index.reduction
+    def of(
+        cls,
+        index: Index,
+        device: torch.device,
+        tier: Tier,
+        before: "Snapshot | None" = None,
+        same_rows: int = 0,
+    ) -> "Snapshot":
+        """`before`: a snapshot whose first `same_rows` rows are those of `index` too, which need not be copied."""
+        head = index.header
+        resident = Resident.of(
+            [segment.coarse for segment in index.segments],
+            head.coarse_dim,
+            head.coarse_dtype,
+            device,
+            before=before.resident if before else None,
+            same_rows=same_rows,
+        )
+        fine = before.fine if before else None
         return cls(
             index,
-            torch.from_numpy(index.coarse).to(device),
-            torch.from_numpy(index.fine).to(device),
-            None if reduction is None else torch.from_numpy(reduction).to(device),
+            resident,
+            FineVectors.of(index, tier, device, before=fine, same_rows=same_rows),
+            None if index.reduction is None else torch.from_numpy(index.reduction).to(device),
             None if index.live is None else torch.from_numpy(index.live).to(device),
+            before.norm_so_far if before and same_rows == len(before.coarse) else (0, 0.0),
         )
 
+    @property
+    def coarse(self) -> Tensor:
+        """`[N, d]` in the stored dtype, on the search device."""
+        return self.resident.tensor
+
+    @property
+    def norm_so_far(self) -> tuple[int, float]:
+        """How many first rows were looked at, and the length that none of them exceeds."""
+        looked = "_longest" in self.__dict__
+        return self._longest if looked else self.known_norm
+
     @cached_property
-    def coarse_norm(self) -> float | None:
-        """No coarse vector is longer: `coarse_topk`'s promise, None where it has no use for one."""
-        if self.coarse.is_cuda:
-            return None
-        parts = self.coarse.split(NORMS_AT_A_TIME)
-        longest = [torch.linalg.vector_norm(part.float(), dim=1).max() for part in parts]
-        return float(torch.stack(longest).max()) * 1.01 if len(self.coarse) else 0.0
+    def _longest(self) -> tuple[int, float]:
+        rows, longest = self.known_norm
+        for part in self.coarse[rows:].split(NORMS_AT_A_TIME):
+            norms = torch.linalg.vector_norm(part.float(), dim=1)
+            longest = max(longest, float(norms.max()) if len(norms) else 0.0)
+        return len(self.coarse), longest
+
+    def find_candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
+        """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them."""
+        max_norm = None
+        if not self.coarse.is_cuda and np.isfinite(self._longest[1]):
+            max_norm = self._longest[1] * 1.01  # rounding
+        quantization = self.index.header.quantization
+        if quantization is None:
+            return coarse_topk(
+                queries, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend
+            )
+        scales = query_scales(queries)
+        best = coarse_topk(
+            to_int8(queries, scales), self.coarse, k, mask=mask, max_norm=max_norm, backend=backend
+        )
+        return TopK(best.scores * (scales * quantization.scale), best.rows)
 
     def visible(self, mask: Tensor | None) -> Tensor | None:
         """bool `[N]` or `[B, N]` on the device: what `mask` allows and is not deleted; None = everything."""
@@ -61,26 +112,32 @@ class Snapshot:
         own = self.index.checkpoint is not None and self.reduction is not None
         return own and len(self.index) < SETTLED
 
-    def learned_with(self, fine: Tensor) -> "Snapshot":
-        """This snapshot, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""
-        reduction = learn_reduction(
-            torch.cat([self.fine.cpu().float(), fine.cpu().float()]), self.coarse.shape[1]
-        )
-        return Snapshot.of(self.index.reduced(reduction.numpy()), self.fine.device)
+    def relearned(self, fine: Tensor) -> Index:
+        """The index, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""
+        items = torch.from_numpy(self.index.fine).float()
+        matrix = learn_reduction(torch.cat([items, fine.cpu().float()]), self.coarse.shape[1])
+        return self.index.reduced(matrix.numpy())
 
     def project(self, vectors: Embeddings, *, coarse_too: bool) -> Embeddings:
         """`vectors` as the index stores its items: its scale, dtype and device, checked after the cast.
 
-        Coarse vectors that are wanted and were not given come from the index's reduction.
+        Coarse vectors that are wanted and were not given come from the index's reduction. Where the index holds
+        int8, they stay float32 here.
         """
         coarse, fine = vectors.coarse, vectors.fine
+        head, device = self.index.header, self.coarse.device
+        coarse_dtype = torch.float32 if head.quantization else self.coarse.dtype
+        fine_dtype = getattr(torch, head.fine_dtype)
         if not len(fine):  # an empty batch has no dims of its own
-            return Embeddings(self.coarse[:0], self.fine[:0])
-        _check_dims("batch", fine, self.fine)
-        if self.index.normalize:
+            return Embeddings(
+                torch.empty(0, head.coarse_dim, dtype=coarse_dtype, device=device),
+                torch.empty(0, head.fine_dim, dtype=fine_dtype, device=device),
+            )
+        _check_dims("batch", fine, head.fine_dim)
+        if head.normalize:
             fine = F.normalize(fine, dim=1)
             coarse = None if coarse is None else F.normalize(coarse, dim=1)
-        fine = fine.to(self.fine.device, self.fine.dtype)
+        fine = fine.to(device, fine_dtype)
         _check_finite("batch", fine)
         if not coarse_too:
             return Embeddings(None, fine)
@@ -93,7 +150,7 @@ class Snapshot:
                 got="fine vectors only",
                 remedy='Pass engine.Embeddings(coarse, fine), or search with mode="exact".',
             )
-        _check_dims("batch.coarse", coarse, self.coarse)
+        _check_dims("batch.coarse", coarse, head.coarse_dim)
         if len(coarse) != len(fine):
             raise InvalidArgument(
                 "batch.coarse",
@@ -101,16 +158,16 @@ class Snapshot:
                 got=f"{len(coarse)}",
                 remedy="Give both vectors of the same queries.",
             )
-        coarse = coarse.to(self.coarse.device, self.coarse.dtype)
+        coarse = coarse.to(device, coarse_dtype)
         _check_finite("batch.coarse", coarse)
         return Embeddings(coarse, fine)
 
 
-def _check_dims(name: str, vectors: Tensor, items: Tensor) -> None:
-    if vectors.shape[1] != items.shape[1]:
+def _check_dims(name: str, vectors: Tensor, dims: int) -> None:
+    if vectors.shape[1] != dims:
         raise InvalidArgument(
             name,
-            expected=f"vectors of {items.shape[1]} dims, as the index has",
+            expected=f"vectors of {dims} dims, as the index has",
             got=f"{vectors.shape[1]} dims",
             remedy="Encode them with the encoder that made the index.",
         )

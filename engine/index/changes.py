@@ -31,6 +31,8 @@ def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
     _check_alike(index, other)
     if not len(other):
         return index
+    if not len(index):  # whose ids may have been of the other kind
+        index = replace(index, segments=())
     new = compacted(other.segments)
     wanted = list(new.ids) if isinstance(new.ids, Strings) else new.ids.tolist()
     taken = index.find(wanted)
@@ -55,21 +57,22 @@ def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
 
 
 def without_rows(index: "Index", rows: Rows) -> "Index":
-    """`index`, these rows deleted; no segments where none of their rows is left."""
+    """`index`, these rows deleted."""
+    if not len(rows):
+        return index
     segments, first = [], 0
     for segment in index.segments:
         here = rows[(rows >= first) & (rows < first + len(segment))] - first
         segments.append(segment.without(here) if len(here) else segment)
         first += len(segment)
-    left = any(segment.live_count for segment in segments)
-    return replace(index, segments=tuple(segments) if left else ())
+    return replace(index, segments=tuple(segments))
 
 
 def compact(index: "Index") -> "Index":
     """`index` in one segment."""
     if len(index.segments) < 2 and index.live is None:
         return index
-    return replace(index, segments=(compacted(index.segments),))
+    return replace(index, segments=(compacted(index.segments),) if len(index) else ())
 
 
 def compacted(segments: Sequence[Segment]) -> Segment:

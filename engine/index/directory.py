@@ -36,6 +36,7 @@ from engine.strings import Strings
 
 DRAFT = re.compile(re.escape(MANIFEST) + r"\.[0-9a-f]{12}")
 BLOCK_BYTES = 1 << 24
+MAPPED_BYTES = 1 << 16  # smaller files are read when an index is opened
 
 
 # ---------------------------------------------------------------------- reading
@@ -100,8 +101,8 @@ def map_file(directory: Path, stored: StoredFile) -> Array:
                 f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
                 "Restore the file, or build the index again."
             )
-        if not size:  # no bytes to map
-            return np.empty(stored.shape, dtype)
+        if size < MAPPED_BYTES:  # a mapping costs a page and a descriptor
+            return np.fromfile(file, dtype).reshape(stored.shape)
         # Copy-on-write: torch wants writable memory, and nothing written to it may reach the file.
         return np.memmap(file, dtype, mode="c", shape=stored.shape)
     except FileNotFoundError:

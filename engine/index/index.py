@@ -159,7 +159,7 @@ class Index:
     @property
     def holds_strings(self) -> bool | None:
         """Whether ids are strings; None while there are no items."""
-        return isinstance(self.segments[0].ids, Strings) if self.segments else None
+        return isinstance(self.segments[0].ids, Strings) if len(self) else None
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -281,8 +281,8 @@ class Index:
                 got="None",
                 remedy="Pass ids=[…].",
             )
-        lookups = [segment.lookup.keys for segment in self.segments if len(segment.lookup.keys)]
-        first = max((int(keys[-1]) for keys in lookups), default=-1) + 1
+        lookups = [segment.lookup.keys for segment in self.segments if len(self)]
+        first = max((int(keys[-1]) for keys in lookups if len(keys)), default=-1) + 1
         return np.arange(first, first + count)
 
     def append(self, other: "Index", on_conflict: OnConflict = "error") -> "Index":

@@ -41,7 +41,7 @@ def read(directory: Path, known: Sequence[Segment]) -> "Index":
 def place_of(index: "Index") -> Path:
     """Where it was opened from or saved to."""
     if index.path is None:
-        raise IndexFormatError("This index is in memory only: give save a path.")
+        raise IndexFormatError("This index is in memory only: save it to a directory first.")
     return index.path
 
 

@@ -214,7 +214,8 @@ def test_repr_and_length_and_context() -> None:
     with engine.Retriever.from_embeddings(vectors(7), coarse_dim=COARSE) as r:
         assert len(r) == 7
         assert repr(r) == (
-            "Retriever(N=7, coarse=16xfloat32 (448 B), fine=48xfloat32 (1,344 B), device='cpu', backend='auto')"
+            "Retriever(N=7, coarse=16xfloat32 (448 B), fine=48xfloat32 (1,344 B, host), "
+            "device='cpu', backend='auto')"
         )
     assert len(r) == 0
 

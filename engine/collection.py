@@ -1,0 +1,135 @@
+"""`Collection`: an index that changes, with the snapshot that searches read."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.embeddings import Embeddings
+from engine.errors import InvalidArgument
+from engine.index import Id, Index, OnConflict, WriterLock
+from engine.plan import FineTier, pick_tier, vector_bytes
+from engine.resident import as_array
+from engine.rounding import to_int8
+from engine.snapshot import Snapshot
+
+
+class Collection:
+    """An index on its search device.
+
+    `snapshot` may be read at any time and stays what it was; one thread at a time makes another. The first change
+    to an index that lies in a directory takes the directory's writer lock, and keeps it until `close`.
+    """
+
+    def __init__(self, index: Index, device: torch.device, fine_tier: FineTier) -> None:
+        rows = vector_bytes(index.header, index.row_count)
+        self._tier = pick_tier(fine_tier, device, *rows, saved=index.path is not None)
+        self._device = device
+        self._changing = threading.Lock()
+        self._writer: WriterLock | None = None
+        self.snapshot = Snapshot.of(index, device, self._tier)
+
+    def add(
+        self,
+        added: Embeddings,
+        ids: Sequence[Id] | None,
+        metadata: Sequence[Mapping[str, Any] | None] | None,
+        on_conflict: OnConflict,
+    ) -> None:
+        """All of them, or an error and no change."""
+        with self._changing:
+            snapshot = self.snapshot
+            if snapshot.learns and added.coarse is None:
+                # Checked first: one NaN would spoil every coarse vector.
+                snapshot.project(added, coarse_too=False)
+                index = snapshot.relearned(added.fine)
+                snapshot = Snapshot.of(index, self._device, self._tier)
+            vectors = snapshot.project(added, coarse_too=True)
+            assert vectors.coarse is not None  # `project` sees to it
+            index, coarse = snapshot.index, vectors.coarse
+            if index.header.quantization is not None:
+                coarse = to_int8(coarse, index.header.quantization.scale)
+            new = Index.build(
+                as_array(coarse.cpu()),
+                vectors.fine.cpu().numpy(),
+                ids=index.next_ids(len(added)) if ids is None else ids,
+                metadata=metadata,
+            )
+            self._swap(index.append(new, on_conflict), snapshot)
+
+    def remove(self, ids: Sequence[Id]) -> None:
+        """UnknownId, and no change, if one is not there."""
+        with self._changing:
+            self._swap(self.snapshot.index.without(ids), self.snapshot)
+
+    def compact(self) -> None:
+        """Rows change, ids do not; where the index lies in a directory, it is saved."""
+        with self._changing:
+            index = self.snapshot.index
+            if index.path is not None:
+                self._hold(index)
+            self.snapshot = Snapshot.of(index.compact(self._writer), self._device, self._tier)
+
+    def save(self, path: str | Path | None) -> None:
+        """Another place than the index's own gets a copy; an index that has no place yet stays in the first."""
+        with self._changing:
+            index = self.snapshot.index
+            saved = index.save(path, self._writer)
+            if index.path in (None, saved.path):
+                rows = len(self.snapshot.coarse)
+                self.snapshot = Snapshot.of(
+                    saved, self._device, self._tier, self.snapshot, same_rows=rows
+                )
+
+    def refresh(self) -> bool:
+        """Move on to what the directory holds now; whether that is something new."""
+        with self._changing:
+            index = self.snapshot.index
+            if index.path is not None and index.unsaved:
+                raise InvalidArgument(
+                    "refresh",
+                    expected="an index without changes that are not saved",
+                    got=repr(index),
+                    remedy="Call save(), or open the index anew to let go of them.",
+                )
+            fresh = index.refreshed()
+            if fresh.published == index.published:
+                return False
+            same = 0
+            for old, new in zip(index.segments, fresh.segments, strict=False):
+                if old.fine is not new.fine:
+                    break
+                same += len(old)
+            self.snapshot = Snapshot.of(fresh, self._device, self._tier, self.snapshot, same)
+            return True
+
+    def close(self) -> None:
+        """Let go of the vectors and of the writer lock; changes that were not saved are lost."""
+        with self._changing:
+            self.snapshot = Snapshot.of(self.snapshot.index.emptied(), self._device, self._tier)
+            if self._writer is not None:
+                self._writer.release()
+                self._writer = None
+
+    def _swap(self, index: Index, before: Snapshot) -> None:
+        """Show `index`, whose rows begin with those of `before`, or are all new."""
+        if index is self.snapshot.index:
+            return
+        if index.path is not None:
+            self._hold(index)
+        kept = len(before.coarse) if len(before.index) else 0
+        self.snapshot = Snapshot.of(index, self._device, self._tier, before, same_rows=kept)
+
+    def _hold(self, index: Index) -> None:
+        """Take the writer lock, unless held; IndexChanged if somebody has published in between."""
+        if self._writer is None:
+            assert index.path is not None  # callers look
+            lock = WriterLock.take(index.path)
+            try:
+                index.check_current()
+            except BaseException:
+                lock.release()
+                raise
+            self._writer = lock

@@ -1,0 +1,105 @@
+"""`Resident`: vectors in one tensor on a device, with room for more, so that growing copies only what is new."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.index.manifest import NUMPY_DTYPES, Array
+
+
+@dataclass
+class _Room:
+    """A buffer that snapshots share: each sees its first rows; rows below `used` are never written again."""
+
+    buffer: Tensor
+    used: int
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """`tensor` `[N, dim]`: the first rows of a buffer."""
+
+    tensor: Tensor
+    room: _Room
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Sequence[Array],
+        dim: int,
+        dtype: str,
+        device: torch.device,
+        *,
+        before: "Resident | None" = None,
+        same_rows: int = 0,
+        pinned: bool = False,
+    ) -> "Resident":
+        """All rows of `arrays` `[n, dim]`, one after the other.
+
+        before, same_rows: where the first `same_rows` rows are all those of `before`, they are not copied again.
+        pinned: in host memory that a GPU reads; `device` is then the CPU.
+        """
+        if before is not None and same_rows == len(before.tensor):
+            return before._grown(_after(arrays, same_rows), pinned)
+        tensors = [as_tensor(array) for array in arrays]
+        if len(tensors) == 1:  # on a CPU: no copy
+            whole = tensors[0].pin_memory() if pinned else tensors[0].to(device)
+            return cls(whole, _Room(whole, len(whole)))
+        count = sum(map(len, tensors))
+        empty = as_tensor(np.empty((0, dim), NUMPY_DTYPES[dtype]))
+        buffer = torch.empty(count, dim, dtype=empty.dtype, device=device, pin_memory=pinned)
+        _fill(buffer, 0, tensors)
+        return cls(buffer, _Room(buffer, count))
+
+    def _grown(self, arrays: Sequence[Array], pinned: bool) -> "Resident":
+        """These rows and then those of `arrays`."""
+        if not arrays:
+            return self
+        first = len(self.tensor)
+        count = first + sum(map(len, arrays))
+        room = self.room
+        if (
+            room.used != first or len(room.buffer) < count
+        ):  # another snapshot has the room, or there is none
+            shape = (count + count // 4, self.tensor.shape[1])
+            buffer = torch.empty(
+                shape, dtype=self.tensor.dtype, device=self.tensor.device, pin_memory=pinned
+            )
+            buffer[:first] = self.tensor
+            room = _Room(buffer, first)
+        room.used = count
+        _fill(room.buffer, first, [as_tensor(array) for array in arrays])
+        return Resident(room.buffer[:count], room)
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A CPU tensor of the same memory; uint16 holds the bits of bfloat16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """The inverse of `as_tensor`."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
+
+
+def _after(arrays: Sequence[Array], rows: int) -> list[Array]:
+    """What is left of arrays, in sequence, after so many rows."""
+    left = []
+    for array in arrays:
+        if len(array) > rows:
+            left.append(array[rows:])
+        rows = max(0, rows - len(array))
+    return left
+
+
+def _fill(buffer: Tensor, first: int, tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        buffer[first : first + len(tensor)].copy_(tensor)
+        first += len(tensor)

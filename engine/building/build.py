@@ -54,7 +54,7 @@ def build_index(
         segment: where the index has to learn its reduction, the first one is of at least 4,096 entries. Given
             vectors are saved 8,192 at a time at least.
 
-    Memory: the retriever's own, one segment of vectors and metadata, and what `encoding` says.
+    Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
     """
     known = _existing(output)
@@ -107,7 +107,7 @@ class _Build:
         self.encoder, self.normalize = encoder, normalize
         self.retriever: Retriever | None = None
         if known is not None:
-            self.retriever = Retriever(output, encoder)
+            self.retriever = self._reopened()
         elif encoder is not None:
             self.retriever = Retriever.from_pretrained(encoder)
         self.listing = output.with_name(f"{output.name}.skipped.jsonl")
@@ -191,7 +191,12 @@ class _Build:
         )
         self.state.publish(self.reached)
         if ids:
-            self._filled().save(self.output)
+            retriever = self._filled()
+            fresh = retriever.index.path is None
+            retriever.save(self.output)
+            if fresh:  # from here on what was saved need not be in memory
+                retriever.close()
+                self.retriever = self._reopened()
 
     def _add(self, ids: list[Id], vectors: Embeddings, metadata: list[Any]) -> None:
         described = metadata if any(metadata) else None
@@ -276,6 +281,9 @@ class _Build:
     def _due(self) -> int:
         """How many entries the next segment is of."""
         return self.segment if self._settled() else max(self.segment, SETTLED)
+
+    def _reopened(self) -> Retriever:
+        return Retriever(self.output, self.encoder, fine_tier="disk")
 
     def _filled(self) -> Retriever:
         assert self.retriever is not None

@@ -266,20 +266,27 @@ def train(
     ] = None,
     head_dim: Annotated[
         int | None,
-        typer.Option(help="Width of the heads: 384; 512 on CLIP.", rich_help_panel=MODEL),
+        typer.Option(help="Width of the heads: 512.", rich_help_panel=MODEL),
     ] = None,
     coarse_head_dim: Annotated[
         int | None,
-        typer.Option(help="Of the coarse ones: 128; 512 on CLIP.", rich_help_panel=MODEL),
+        typer.Option(help="Of the coarse ones: the same.", rich_help_panel=MODEL),
+    ] = None,
+    image_neck: Annotated[
+        int | None,
+        typer.Option(
+            help="Length of picture features before the heads: 256; 0 as they are.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     coarse_text_dim: Annotated[
         int | None,
         typer.Option(
-            help="Word vectors for coarse sentences alone: 64; 0 for none.", rich_help_panel=MODEL
+            help="Word vectors for coarse sentences alone: 96; 0 for none.", rich_help_panel=MODEL
         ),
     ] = None,
     text_hidden: Annotated[
-        int | None, typer.Option(help="Width of the text tower: 256.", rich_help_panel=MODEL)
+        int | None, typer.Option(help="Width of the text tower: 192.", rich_help_panel=MODEL)
     ] = None,
     text_layers: Annotated[
         int | None,
@@ -414,13 +421,16 @@ def info(
 
 
 def _facts(index: Any) -> dict[str, Any]:
+    quantization = index.header.quantization
     return {
         "items": len(index),
         "coarse": f"{index.header.coarse_dim} x {index.header.coarse_dtype}",
         "fine": f"{index.header.fine_dim} x {index.header.fine_dtype}",
         "bytes": index.nbytes,
+        "segments": len(index.segments),
+        "deleted rows": index.row_count - len(index),
         "checkpoint": index.checkpoint.path if index.checkpoint else None,
-    }
+    } | (vars(quantization) if quantization else {})
 
 
 def _caption(hit: dict[str, Any]) -> str:

@@ -121,23 +121,48 @@ def joined(parts: Sequence[tuple[Columns | None, int]]) -> Columns | None:
     held = [columns for columns, _ in parts if columns is not None]
     if not held:
         return None
-    pa = _pyarrow()
     schema = common_schema(held)
-    tables = []
+    tables = [_table_as(schema, columns, rows) for columns, rows in parts]
+    return Columns.from_table(_pyarrow().concat_tables(tables))
+
+
+def matching(parts: Sequence[tuple[Columns | None, int]], expression: Any) -> NDArray[np.bool_]:
+    """Which rows of several segments a `pyarrow.compute.Expression` holds for; for null it does not.
+
+    InvalidArgument where the expression names a column that no segment has, or does not fit its type.
+    """
+    held = [columns for columns, _ in parts if columns is not None]
+    pa = _pyarrow()
+    from pyarrow import dataset
+
+    schema = common_schema(held)
+    found = [np.zeros(0, dtype=bool)]
     for columns, rows in parts:
-        if columns is None:
-            nulls = [pa.nulls(rows, field.type) for field in schema]
-            tables.append(pa.Table.from_arrays(nulls, schema=schema))
-        else:
-            table = columns.table()
-            arrays = [
-                table[field.name].cast(field.type)
-                if field.name in table.column_names
-                else pa.nulls(rows, field.type)
-                for field in schema
-            ]
-            tables.append(pa.Table.from_arrays(arrays, schema=schema))
-    return Columns.from_table(pa.concat_tables(tables))
+        table = _table_as(schema, columns, rows)
+        try:
+            hits = dataset.dataset(table).to_table(columns={"hit": expression})["hit"]
+            found.append(hits.cast(pa.bool_()).fill_null(False).to_numpy())
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InvalidArgument(
+                "filter",
+                expected=f"a pyarrow.compute expression over the columns {schema.names}, true or false",
+                got=str(error).splitlines()[0],
+                remedy='For example: pyarrow.compute.field("year") > 2020.',
+            ) from None
+    return np.concatenate(found)
+
+
+def _table_as(schema: Any, columns: Columns | None, rows: int) -> Any:
+    """All rows in another schema; what they have no value for is null."""
+    pa = _pyarrow()
+    table = None if columns is None else columns.table()
+    arrays = [
+        pa.nulls(rows, field.type)
+        if table is None or field.name not in table.column_names
+        else table[field.name].cast(field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def common_schema(parts: Sequence[Columns]) -> Any:

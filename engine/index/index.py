@@ -17,7 +17,7 @@ from engine.errors import InvalidArgument, UnknownId
 from engine.index import changes, saving
 from engine.index.changes import OnConflict
 from engine.index.checks import Id, Ids, check_vectors, packed_ids
-from engine.index.columns import Columns
+from engine.index.columns import Columns, matching
 from engine.index.lock import WriterLock
 from engine.index.lookup import Lookup, keys_of
 from engine.index.manifest import (
@@ -117,6 +117,10 @@ class Index:
         """The metadata of one row, without what is null, or None."""
         segment, row = self._place(row)
         return None if segment.metadata is None else segment.metadata.at(row)
+
+    def matching(self, expression: Any) -> NDArray[np.bool_]:
+        """bool `[rows]`: whose metadata a `pyarrow.compute.Expression` holds for; else InvalidArgument."""
+        return matching([(part.metadata, len(part)) for part in self.segments], expression)
 
     def rows_of(self, ids: Iterable[Id], argument: str = "ids") -> NDArray[np.int64]:
         """The rows that hold the given ids; UnknownId names the first that no row holds."""

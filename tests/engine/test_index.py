@@ -452,6 +452,25 @@ def test_metadata_are_read_a_group_at_a_time(tmp_path: Path) -> None:
         assert opened.metadata_at(row) == rows[row]
 
 
+def test_an_expression_over_metadata_gives_a_mask() -> None:
+    from pyarrow import compute
+
+    index = small(metadata=[{"year": n, "tag": "ab"[n % 2]} for n in range(5)])
+    index = index.append(more(range(5, 11))).append(
+        more(range(20, 40), metadata=[{"year": n} for n in range(20)])
+    )
+    year = np.array([*range(5), *[np.nan] * 6, *range(20)])
+    mask = index.matching((compute.field("year") > 2) & (compute.field("year") < 8))
+    np.testing.assert_array_equal(mask, (year > 2) & (year < 8))
+    np.testing.assert_array_equal(index.matching(compute.field("year").is_null()), np.isnan(year))
+    tag_a = index.matching(compute.field("tag") == "a")
+    assert np.flatnonzero(tag_a).tolist() == [0, 2, 4]
+    assert index.emptied().append(small()).matching(compute.scalar(True)).all()
+    for wrong in (compute.field("month") == 3, compute.field("year") == "x", "year > 2"):
+        with pytest.raises(engine.InvalidArgument, match="filter: expected"):
+            index.matching(wrong)
+
+
 # ---------------------------------------------------------------------- one writer
 
 

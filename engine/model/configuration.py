@@ -29,6 +29,8 @@ class HiVLPConfig(PretrainedConfig):
     fine_from: "head", or "backbone": the fine vector is the backbone's own embedding, unchanged.
     head_dim, coarse_head_dim: lengths of the hidden layers; the second is of the coarse head with "own", by
         default the same.
+    image_neck: 0, or the length to which one linear layer brings the image tower's features before both heads read
+        them: it saves most of the heads' weights. Of our own towers only.
     coarse_text_dim: 0, or the length of the word vectors of a table from which, averaged, the coarse vectors of
         sentences are made instead of from the text tower's features; with "own" only.
     coarse_dim, fine_dim: lengths of the two vectors; both come out with unit length when `normalize` is true.
@@ -48,6 +50,7 @@ class HiVLPConfig(PretrainedConfig):
         fine_from: str = "head",
         head_dim: int = 512,
         coarse_head_dim: int | None = None,
+        image_neck: int = 0,
         coarse_text_dim: int = 0,
         fine_dim: int = 256,
         coarse_dim: int = 32,
@@ -67,6 +70,7 @@ class HiVLPConfig(PretrainedConfig):
         self.fine_from = fine_from
         self.head_dim = head_dim
         self.coarse_head_dim = head_dim if coarse_head_dim is None else coarse_head_dim
+        self.image_neck = image_neck
         self.coarse_text_dim = coarse_text_dim
         self.fine_dim = fine_dim
         self.coarse_dim = coarse_dim
@@ -97,6 +101,10 @@ class HiVLPConfig(PretrainedConfig):
             raise CheckpointError(
                 "config.json: 0 < coarse_dim <= fine_dim expected; "
                 f"got coarse_dim={self.coarse_dim}, fine_dim={self.fine_dim}"
+            )
+        if self.image_neck and self.backbone is not None:
+            raise CheckpointError(
+                f"config.json: image_neck 0 expected with a backbone; got {self.image_neck}"
             )
         own = self.heads == "own"
         for name, fits in (

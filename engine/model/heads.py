@@ -20,8 +20,16 @@ class HiVLPFeatures(ModelOutput):
 class HierarchicalHeads(nn.Module):
     """Tower features `[B, F]` to a coarse `[B, d]` and a fine `[B, D]` vector; `HiVLPConfig` says how."""
 
-    def __init__(self, feature_dim: int, coarse_feature_dim: int, config: HiVLPConfig) -> None:
+    def __init__(
+        self, feature_dim: int, coarse_feature_dim: int, config: HiVLPConfig, neck: int = 0
+    ) -> None:
         super().__init__()
+        self.neck: nn.Module | None = None
+        if neck:
+            self.neck = nn.Sequential(
+                *_regularised(feature_dim, config.dropout), nn.Linear(feature_dim, neck)
+            )
+            feature_dim = coarse_feature_dim = neck
         if config.fine_from == "head":
             self.trunk = _trunk(feature_dim, config.head_dim, config.dropout)
         if config.heads == "own":
@@ -36,6 +44,8 @@ class HierarchicalHeads(nn.Module):
 
     def forward(self, features: Tensor, coarse_features: Tensor | None = None) -> HiVLPFeatures:
         """`coarse_features` `[B, F']` are those that the coarse head reads; default: the same."""
+        if self.neck is not None:
+            features = self.neck(features)
         hidden = features if self.fine_from == "backbone" else self.trunk(features)
         fine = hidden if self.fine_from == "backbone" else self.fine(hidden)
         if self.heads == "own":
@@ -50,9 +60,9 @@ class HierarchicalHeads(nn.Module):
 
 def _trunk(inputs: int, width: int, dropout: float) -> nn.Module:
     return nn.Sequential(
-        nn.LayerNorm(inputs),
-        nn.Dropout(dropout),
-        nn.Linear(inputs, width),
-        nn.GELU(),
-        nn.Dropout(dropout),
+        *_regularised(inputs, dropout), nn.Linear(inputs, width), nn.GELU(), nn.Dropout(dropout)
     )
+
+
+def _regularised(inputs: int, dropout: float) -> tuple[nn.Module, nn.Module]:
+    return nn.LayerNorm(inputs), nn.Dropout(dropout)

@@ -55,7 +55,7 @@ class HiVLPModel(PreTrainedModel):
             if config.coarse_text_dim
             else None
         )
-        self.image_heads = HierarchicalHeads(image_dim, image_dim, config)
+        self.image_heads = HierarchicalHeads(image_dim, image_dim, config, config.image_neck)
         self.text_heads = HierarchicalHeads(text_dim, config.coarse_text_dim or text_dim, config)
         self.logit_scales = _by_level(torch.tensor(1 / INITIAL_TEMPERATURE).log())
         self.logit_biases = _by_level(torch.tensor(INITIAL_BIAS)) if config.logit_bias else None

@@ -10,7 +10,7 @@ from engine.errors import InvalidArgument
 class Settings:
     """One run; the defaults train the example checkpoint.
 
-    The first nine describe the model. None: as the checkpoint that the run starts from has it; from scratch, as in
+    The first ten describe the model. None: as the checkpoint that the run starts from has it; from scratch, as in
     `SCRATCH`; on CLIP or SigLIP the fine vector is their own embedding, unless `fine_dim` asks for a head.
 
     views: of each picture, the first unchanged; None: 3 for our own towers, 1 for CLIP's and SigLIP's.
@@ -30,6 +30,7 @@ class Settings:
     heads: str | None = None
     head_dim: int | None = None
     coarse_head_dim: int | None = None
+    image_neck: int | None = None
     coarse_text_dim: int | None = None
     text_hidden: int | None = None
     text_layers: int | None = None
@@ -60,7 +61,9 @@ class Settings:
             ("coarse_dim", "fine_dim", "head_dim", "coarse_head_dim", "text_hidden", "views"), 1
         )
         at_least |= dict.fromkeys(("steps", "batch_size", "accumulate", "every", "mine_every"), 1)
-        at_least |= dict.fromkeys(("coarse_text_dim", "text_layers", "dropout", "queue", "hard"), 0)
+        at_least |= dict.fromkeys(
+            ("image_neck", "coarse_text_dim", "text_layers", "dropout", "queue", "hard"), 0
+        )
         at_least |= dict.fromkeys(("coarse_weight", "fine_weight", "distillation", "seed"), 0)
         at_least |= {"vocabulary": 8, "max_length": 3}
         for name, least in at_least.items():
@@ -80,10 +83,11 @@ SCRATCH: dict[str, Any] = {
     "coarse_dim": 16,
     "fine_dim": 256,
     "heads": "own",
-    "head_dim": 384,
-    "coarse_head_dim": 128,
-    "coarse_text_dim": 64,
-    "text_hidden": 256,
+    "head_dim": 512,
+    "coarse_head_dim": 512,
+    "image_neck": 256,
+    "coarse_text_dim": 96,
+    "text_hidden": 192,
     "text_layers": 0,
     "dropout": 0.1,
 }

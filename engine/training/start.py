@@ -127,13 +127,15 @@ def new_image_processor() -> ViTImageProcessorPil:
 
 def _on_backbone(backbone: Any, settings: Settings) -> HiVLPModel:
     """New heads; where no fine dim is asked for, the fine vector is the backbone's own and ranks as before."""
-    if settings.coarse_text_dim or settings.text_hidden or settings.text_layers:
-        raise InvalidArgument(
-            "text",
-            expected="the text tower of the checkpoint",
-            got="a size for one of our own (coarse_text_dim, text_hidden, text_layers)",
-            remedy="Leave it out.",
-        )
+    ours = ("image_neck", "coarse_text_dim", "text_hidden", "text_layers")
+    for name in ours:
+        if getattr(settings, name):
+            raise InvalidArgument(
+                name,
+                expected="the towers of the checkpoint, as they are",
+                got=f"{getattr(settings, name)}, a size of our own towers",
+                remedy="Leave it out.",
+            )
     dim = backbone_dim(backbone.config)
     head_dim = settings.head_dim or HIDDEN
     model = HiVLPModel(

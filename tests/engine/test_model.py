@@ -31,6 +31,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "shared": {"heads": "shared"},
     "nested": {"heads": "nested"},
     "own": {"heads": "own", "coarse_head_dim": 12},
+    "own-neck": {"heads": "own", "coarse_head_dim": 12, "image_neck": 9},
+    "shared-neck": {"image_neck": 9},
     "own-pieces": {"heads": "own", "coarse_head_dim": 12, "coarse_text_dim": 10},
 }
 SENTENCES = ["a red car", "dog", "a dog and a cat, asleep"]
@@ -154,6 +156,7 @@ def test_a_configuration_without_the_newer_keys_is_the_kind_that_it_was() -> Non
         ({"heads": "shared", "coarse_text_dim": 8}, "coarse_text_dim=8 needs heads='own'"),
         ({"heads": "own", "fine_from": "backbone"}, "needs heads='own' and a backbone"),
         ({"backbone": {"model_type": "bert"}}, "a backbone of model_type clip or siglip expected"),
+        ({"backbone": {"model_type": "clip"}, "image_neck": 8}, "image_neck 0 expected with a"),
         ({"coarse_dim": 300}, "0 < coarse_dim <= fine_dim expected; got coarse_dim=300"),
     ],
 )

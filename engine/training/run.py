@@ -32,6 +32,7 @@ from engine.training.state import Interruption, digest_of, last_state, open_stat
 from engine.training.trainer import METRIC, HierarchicalTrainer, arguments
 from engine.training.validation import Validation
 
+VIEWS_SEED = 0  # fixed, so that runs of several seeds share the features of one file
 RATES = {"scratch": 3e-3, "checkpoint": 1e-3}
 
 
@@ -163,20 +164,20 @@ def _inputs(
     validating: bool = False,
 ) -> Inputs:
     """How the model is fed with `examples`: by features of frozen towers, computed here, or from pixels."""
-    model, processor, seed = start.model, start.processor, settings.seed
+    model, processor = start.model, start.processor
     views = 1 if validating else _views(start, settings)
     pictures: Tensor | None = None
     captions: Tensor | None = None
     if settings.unfreeze:
         kept = checked(examples, skipped)
     else:
-        key = features_key(examples, start.digest, views, seed)
+        key = features_key(examples, start.digest, views, VIEWS_SEED)
         pictures = cached_features(
             file,
             key,
             len(examples),
             lambda first, last: picture_features(
-                model, processor, examples[first:last], views, seed
+                model, processor, examples[first:last], views, VIEWS_SEED
             ),
         )
         kept, pictures = readable(examples, pictures, skipped)
@@ -189,7 +190,7 @@ def _inputs(
             lambda first, last: caption_features(model, processor, said[first:last]),
         )
     phrasing = settings.phrasing and not start.on_backbone
-    return Inputs(kept, processor, pictures, captions, phrasing=phrasing, seed=seed)
+    return Inputs(kept, processor, pictures, captions, phrasing=phrasing, seed=settings.seed)
 
 
 def _views(start: Start, settings: Settings) -> int:

@@ -5,7 +5,7 @@ start.py       what a run starts from: image weights, a checkpoint of ours, CLIP
 tokenizer.py   a tokenizer for a new text tower
 features.py    the features of frozen towers, computed once and kept
 sampling.py    which pairs make up a batch, by its number; phrasing.py: captions said in other ways
-inputs.py      those pairs as the model takes them
+sentences.py   captions as tokens; inputs.py: those pairs as the model takes them
 loss.py        the objective; queue.py: pairs of past batches
 mining.py      hard negatives, found by searching
 validation.py  average recall of pictures held out

@@ -13,8 +13,8 @@ from engine.embeddings import Embeddings
 from engine.images import read_image
 from engine.model import HiVLPFeatures, HiVLPModel
 from engine.training.features import image_tower_features, view
-from engine.training.phrasing import phrase
 from engine.training.sampling import Drawn, Rows
+from engine.training.sentences import Sentences
 
 AT_A_TIME = 512  # vectors computed at once where no gradient is wanted
 
@@ -24,7 +24,7 @@ class Inputs:
 
     features: float16 `[N, views, F]`, the image tower's; None: pictures are read and their pixels taken.
     caption_features: float16 `[M, F]`, a backbone's; None: captions are tokenised.
-    phrasing: whether captions are said in other ways while training.
+    phrasing: whether captions are said in other ways while training (tokens only).
     """
 
     def __init__(
@@ -39,15 +39,22 @@ class Inputs:
     ) -> None:
         self.examples, self._processor = examples, processor
         self._features, self._caption_features = features, caption_features
-        self._captions = [caption for example in examples for caption in example.captions]
-        self._phrasing, self._seed = phrasing, seed
+        captions = [caption for example in examples for caption in example.captions]
+        self._captions, self._seed = len(captions), seed
+        self._sentences = (
+            Sentences.of(captions, processor, phrasing=phrasing, seed=seed)
+            if caption_features is None
+            else None
+        )
 
     def of(self, drawn: Drawn, number: int) -> dict[str, Tensor]:
         """A batch for the model's `forward`; whatever is drawn depends on the seed and `number` alone."""
         chance = random.Random(f"{self._seed}/{number}")
-        return self.pictures(drawn.pictures, drawn.views, chance) | self.captions(
-            drawn.captions, chance if self._phrasing else None
-        )
+        pictures = self.pictures(drawn.pictures, drawn.views, chance)
+        ways = np.zeros_like(drawn.captions)
+        if self._sentences is not None:
+            ways = self._sentences.draw(len(ways), np.random.default_rng([self._seed, number, 3]))
+        return pictures | self.captions(drawn.captions, ways)
 
     def pictures(self, rows: Rows, views: Rows, chance: random.Random) -> dict[str, Tensor]:
         if self._features is not None:
@@ -59,13 +66,11 @@ class Inputs:
         ]
         return {"pixel_values": self._processor.pixels(images)}
 
-    def captions(self, rows: Rows, chance: random.Random | None) -> dict[str, Tensor]:
-        if self._caption_features is not None:
-            return {"text_features": self._caption_features[torch.from_numpy(rows)].float()}
-        captions = [self._captions[row] for row in rows.tolist()]
-        if chance is not None:
-            captions = [phrase(caption, chance) for caption in captions]
-        return self._processor.tokens(captions)
+    def captions(self, rows: Rows, ways: Rows) -> dict[str, Tensor]:
+        if self._sentences is not None:
+            return self._sentences.tokens(rows, ways, cut=self._processor.padding == "longest")
+        assert self._caption_features is not None
+        return {"text_features": self._caption_features[torch.from_numpy(rows)].float()}
 
     @torch.no_grad()
     def vectors(
@@ -81,7 +86,7 @@ class Inputs:
 
     def all_vectors(self, model: HiVLPModel) -> tuple[Embeddings, Embeddings]:
         """Those of all pictures and captions, in their order."""
-        return self.vectors(model, np.arange(len(self.examples)), np.arange(len(self._captions)))
+        return self.vectors(model, np.arange(len(self.examples)), np.arange(self._captions))
 
     def _image_vectors(self, model: HiVLPModel, rows: Rows) -> Embeddings:
         given = self.pictures(rows, np.zeros_like(rows), random.Random(0))
@@ -91,7 +96,10 @@ class Inputs:
         return _on_cpu(model.image_heads(features.to(model.device)))
 
     def _text_vectors(self, model: HiVLPModel, rows: Rows) -> Embeddings:
-        given = {name: part.to(model.device) for name, part in self.captions(rows, None).items()}
+        given = {
+            name: part.to(model.device)
+            for name, part in self.captions(rows, np.zeros_like(rows)).items()
+        }
         features = given.get("text_features")
         found = (
             model.text_heads(features) if features is not None else model.get_text_features(**given)

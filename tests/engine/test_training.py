@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ import torch
 from PIL import Image
 
 import engine
+from engine.checkpoints import Processor
 from engine.dataset import Example
 from engine.training import Settings, hierarchical_loss
 from engine.training.features import PART, cached_features, features_key, view
 from engine.training.mining import confused_with
 from engine.training.phrasing import phrase
 from engine.training.sampling import Sampler
+from engine.training.sentences import Sentences
 from engine.training.tokenizer import train_tokenizer
 from engine.training.validation import hold_out
 
@@ -237,3 +240,32 @@ def test_a_share_of_the_concepts_is_held_out_with_all_their_pictures() -> None:
 def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(engine.InvalidArgument, match=f"{name}: expected"):
         Settings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("padding", ["longest", "max_length"])
+def test_sentences_are_what_the_processor_makes_of_them(padding: Any) -> None:
+    captions = ["red", "a red dog, a red car", "dog, car, cat"] * 2
+    tokenizer = train_tokenizer(captions, 40, 24)
+    processor = Processor(None, tokenizer, padding=padding, max_tokens=12)
+    sentences = Sentences.of(captions, processor, phrasing=False, seed=0)
+    rows = np.array([3, 0, 5])
+    ways = sentences.draw(3, np.random.default_rng(0))
+    found = sentences.tokens(rows, ways, cut=padding == "longest")
+    expected = processor.tokens([captions[row] for row in rows])
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_sentences_said_in_other_ways_keep_the_written_one_for_measuring() -> None:
+    captions = ["dog, car, cat", "red"]
+    tokenizer = train_tokenizer([*captions, "a an the some of or with and"], 200, 24)
+    processor = Processor(None, tokenizer, padding="longest", max_tokens=24)
+    sentences = Sentences.of(captions, processor, phrasing=True, seed=0)
+    rows = np.zeros(200, dtype=np.int64)
+    drawn = sentences.draw(200, np.random.default_rng(0))
+    assert set(drawn.tolist()) == set(range(1, 17))
+    tokens = sentences.tokens(rows, drawn, cut=True)["input_ids"]
+    said = set(tokenizer.batch_decode(tokens, skip_special_tokens=True))
+    assert len(said) > 5
+    written = sentences.tokens(rows[:1], rows[:1], cut=True)
+    assert torch.equal(written["input_ids"], processor.tokens(captions[:1])["input_ids"])

@@ -1,0 +1,420 @@
+"""Whole runs: what they write, that they go on after being cut off, and what stops them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+import engine
+from engine.cli import app
+from engine.dataset import Example, read_dataset
+from engine.training import Settings, train
+from engine.training import trainer as trainer_module
+from engine.training.state import side_directory
+from tests.conftest import ROOT
+
+SMALL = Settings(
+    coarse_dim=6,
+    fine_dim=12,
+    head_dim=16,
+    coarse_head_dim=8,
+    coarse_text_dim=8,
+    text_hidden=16,
+    vocabulary=120,
+    steps=12,
+    batch_size=4,
+    views=2,
+    every=4,
+)
+EVERYTHING = replace(SMALL, queue=6, hard=1, mine_every=3, distillation=0.5, sigmoid=True)
+
+
+@pytest.fixture(scope="module")
+def examples(tiny_dataset: Path) -> list[Example]:
+    return read_dataset(tiny_dataset)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this file keep their features."""
+    return tmp_path_factory.mktemp("features") / "features.safetensors"
+
+
+Run = Callable[..., dict[str, Tensor]]
+
+
+@pytest.fixture
+def run(examples: list[Example], image_weights: Path, features: Path, tmp_path: Path) -> Run:
+    """Train from scratch with changed settings; returns the weights."""
+
+    def trained(settings: Settings = SMALL, name: str = "out", **others: Any) -> dict[str, Tensor]:
+        train(
+            examples,
+            tmp_path / name,
+            settings,
+            image_weights=image_weights,
+            features_file=features,
+            **others,
+        )
+        return load_file(tmp_path / name / "model.safetensors")
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def without(
+    examples: list[Example],
+    image_weights: Path,
+    features: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Tensor]:
+    """The weights of a run of `SMALL`."""
+    out = tmp_path_factory.mktemp("without") / "out"
+    train(examples, out, SMALL, image_weights=image_weights, features_file=features)
+    return load_file(out / "model.safetensors")
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
+    assert one.keys() == other.keys()
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+def test_a_run_writes_a_checkpoint_that_opens_and_says_how_it_was_made(
+    run: Run, image_weights: Path, tmp_path: Path
+) -> None:
+    weights = run()
+    tower = load_file(image_weights)
+    assert all(torch.equal(weights[f"image_tower.{name}"], tower[name].half()) for name in tower)
+    encoder = engine.open_encoder(tmp_path / "out")
+    assert (encoder.coarse_dim, encoder.fine_dim) == (6, 12)
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert (facts["pictures"], facts["concepts"], facts["steps"]) == (12, 6, 12)
+    assert facts["heads"] == "own"
+    assert facts["learning_rate"] == 3e-3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    with pytest.raises(engine.CheckpointError, match="a free place for the checkpoint expected"):
+        run()
+    assert weights["text_tower.weight"].std() > 0.015
+
+
+def test_a_seed_fixes_every_weight(run: Run) -> None:
+    first, again = run(EVERYTHING, "first"), run(EVERYTHING, "again")
+    assert not differing(first, again)
+    assert differing(first, run(replace(EVERYTHING, seed=1), "other"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"queue": 8},
+        {"distillation": 1.0},
+        {"hard": 2, "mine_every": 3},
+        {"coarse_weight": 0.0},
+        {"fine_weight": 0.1},
+        {"phrasing": False},
+        {"accumulate": 2},
+        {"learning_rate": 1e-4},
+        {"bf16": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_option_changes_what_is_learned(
+    run: Run, change: dict[str, Any], without: dict[str, Tensor]
+) -> None:
+    assert differing(without, run(replace(SMALL, **change), "changed"))
+
+
+def test_without_a_coarse_loss_the_coarse_head_stays_as_it_began(run: Run) -> None:
+    still = replace(SMALL, coarse_weight=0.0)
+    start, end = run(replace(still, steps=1), "one"), run(still, "twelve")
+    changed = differing(start, end)
+    assert any("fine" in name for name in changed)
+    # Weight decay moves what no gradient reaches: it shrinks, and does nothing else.
+    for name in ("image_heads.coarse.weight", "text_heads.coarse.weight"):
+        cosine = torch.cosine_similarity(start[name].float().ravel(), end[name].float().ravel(), 0)
+        assert cosine > 0.9999
+
+
+@pytest.mark.parametrize("heads", ["shared", "nested"])
+def test_the_other_heads_are_trained_too(run: Run, heads: str, tmp_path: Path) -> None:
+    run(replace(SMALL, heads=heads, coarse_head_dim=None, coarse_text_dim=None))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["heads"] == heads
+
+
+def test_the_best_weights_by_validation_are_kept(
+    run: Run, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalls = iter([10.0, 30.0, 20.0])
+    monkeypatch.setattr(trainer_module.Validation, "average_recall", lambda *_: next(recalls, None))
+    best = run(validation=examples[:4])
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert facts["validation_average_recall"] == {"4": 10.0, "8": 30.0, "12": 20.0}
+    assert facts["best_step"] == 8
+    assert differing(best, run(name="last"))
+
+
+def test_validation_measures_two_stages_on_the_pictures_held_out(
+    run: Run, examples: list[Example], tmp_path: Path
+) -> None:
+    """The recall of the last step is that of the checkpoint, encoded and evaluated afresh."""
+    from engine.evaluation import Way, encode_pool, evaluate
+
+    held = examples[::2]
+    run(replace(SMALL, every=12, learning_rate=1e-2), validation=held)
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    pool, _ = encode_pool(engine.open_encoder(tmp_path / "out"), held)
+    expected = evaluate(pool, candidates=[32]).recalls[Way("two_stage", "head", 6, 32)].average
+    assert facts["validation_average_recall"]["12"] == pytest.approx(expected, abs=6)
+    assert facts["validation_pictures"] == len(held)
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from engine.dataset import read_dataset
+from engine.training import train
+from tests.engine.test_training_run import EVERYTHING
+data, out, weights, features = map(Path, sys.argv[1:])
+examples = read_dataset(data)
+train(examples, out, EVERYTHING, image_weights=weights, features_file=features, validation=examples[:4])
+"""
+
+
+def stopped_at_step(
+    count: int, how: signal.Signals, arguments: Sequence[str], place: Path
+) -> tuple[int, str]:
+    """Run `STOPPED` in a process of its own, and send it a signal once the state of step `count` is whole."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    whole = place / f"checkpoint-{count}" / "complete"
+    deadline = time.monotonic() + 300
+    while not whole.exists():
+        assert child.poll() is None, child.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(how)
+    _, talk = child.communicate()
+    return child.returncode, talk
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+def test_a_run_that_is_cut_off_resumes_to_the_same_weights(
+    how: signal.Signals,
+    run: Run,
+    examples: list[Example],
+    tiny_dataset: Path,
+    image_weights: Path,
+    features: Path,
+    tmp_path: Path,
+) -> None:
+    straight = run(EVERYTHING, "straight", validation=examples[:4])
+    state = side_directory(tmp_path / "cut")
+    arguments = [str(path) for path in (tiny_dataset, tmp_path / "cut", image_weights, features)]
+    code, talk = stopped_at_step(4, how, arguments, state)
+    assert code == -how if how == signal.SIGKILL else code != 0
+    assert not (tmp_path / "cut").exists()
+    with pytest.raises(engine.CheckpointError, match="Go on with it by --resume, or remove it"):
+        run(EVERYTHING, "cut", validation=examples[:4])
+    assert not differing(straight, run(EVERYTHING, "cut", validation=examples[:4], resume=True)), (
+        talk
+    )
+    assert not state.exists()
+
+
+def interrupting(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a step."""
+    own = trainer_module.HierarchicalTrainer.compute_loss
+
+    def compute_loss(self: Any, *given: Any, **named: Any) -> Any:
+        if self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return own(self, *given, **named)
+
+    monkeypatch.setattr(trainer_module.HierarchicalTrainer, "compute_loss", compute_loss)
+
+
+@pytest.mark.parametrize("step", [0, 2, 6, 11])
+def test_ctrl_c_finishes_the_step_saves_and_resumes_to_the_same_weights(
+    step: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run(EVERYTHING, "straight")
+    with monkeypatch.context() as during:
+        interrupting(step, during)
+        if step == 11:  # the last: there is nothing left to stop
+            assert not differing(straight, run(EVERYTHING, "cut"))
+            return
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step + 1} of 12"):
+            run(EVERYTHING, "cut")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    state = side_directory(tmp_path / "cut")
+    assert (state / f"checkpoint-{step + 1}" / "complete").is_file()
+    assert not differing(straight, run(EVERYTHING, "cut", resume=True))
+
+
+def test_a_state_that_was_cut_off_while_it_was_written_is_passed_over(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run(EVERYTHING, "straight")
+    with monkeypatch.context() as during:
+        interrupting(9, during)
+        with pytest.raises(KeyboardInterrupt):
+            run(EVERYTHING, "cut")
+    state = side_directory(tmp_path / "cut")
+    newest = state / "checkpoint-10"
+    (newest / "complete").unlink()
+    (newest / "model.safetensors").write_bytes(b"cut off")
+    assert not differing(straight, run(EVERYTHING, "cut", resume=True))
+
+
+def test_another_run_is_not_resumed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(engine.CheckpointError, match="Start without --resume"):
+        run(resume=True)
+    with monkeypatch.context() as during:
+        interrupting(2, during)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    with pytest.raises(engine.InvalidArgument, match=r"distillation: expected 0\.0, as the run"):
+        run(replace(SMALL, distillation=0.1), resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_nothing_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, calls = trainer_module.hierarchical_loss, []
+
+    def loss(*given: Any, **named: Any) -> Tensor:
+        calls.append(1)
+        return own(*given, **named) * (float("nan") if len(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(trainer_module, "hierarchical_loss", loss)
+    with pytest.raises(engine.errors.TrainingError, match="expected at step 6, got nan"):
+        run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_vectors_are_no_numbers_is_not_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import run as run_module
+
+    own = run_module.publish
+
+    def publish(start: Any, *given: Any) -> None:
+        start.model.image_heads.coarse.weight.data[0, 0] = float("nan")
+        own(start, *given)
+
+    monkeypatch.setattr(run_module, "publish", publish)
+    with pytest.raises(engine.errors.TrainingError, match="vectors: finite numbers expected"):
+        run()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.state"]
+
+
+def command(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.fixture
+def small_run(image_weights: Path) -> list[object]:
+    """Arguments of the command for a run of two steps."""
+    named = {"coarse-dim": 6, "fine-dim": 12, "head-dim": 16, "text-hidden": 16, "views": 1}
+    named |= {"steps": 2, "batch-size": 4, "vocabulary": 60}
+    given: list[object] = ["--image-weights", image_weights, "--json"]
+    return given + [part for name, value in named.items() for part in (f"--{name}", value)]
+
+
+def test_the_command_trains_holds_out_a_share_and_lists_what_it_leaves_out(
+    tiny_dataset: Path, small_run: list[object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(tiny_dataset, folder)
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    broken = folder / json.loads(lines[0])["image"]
+    broken.write_bytes(broken.read_bytes()[:50])
+    out = tmp_path / "out"
+    refused = command(folder, "-o", out, *small_run)
+    assert isinstance(refused.exception, engine.ImageError)
+    assert broken.name in str(refused.exception)
+    shutil.rmtree(side_directory(out))
+    done = command(folder, "-o", out, *small_run, "--skip", "--validation", "0.3")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert len(facts["skipped"]) == 1
+    assert broken.name in facts["skipped"][0]
+    assert facts["pictures"] + facts["validation_pictures"] == 11
+    assert facts["validation_pictures"] >= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"captions": []}, "captions with words in them expected"),
+        ({"captions": ["  "]}, "captions with words in them expected"),
+        ({"image": "noto/none.webp"}, "a picture expected at"),
+    ],
+    ids=["no-captions", "empty-caption", "no-picture"],
+)
+def test_what_lacks_a_picture_or_a_caption_is_named(
+    change: dict[str, Any],
+    message: str,
+    tiny_dataset: Path,
+    small_run: list[object],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "pictures"
+    shutil.copytree(tiny_dataset, folder)
+    file = folder / "captions.jsonl"
+    first, *others = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps(json.loads(first) | change), *others]))
+    refused = command(folder, "-o", tmp_path / "out", *small_run)
+    assert isinstance(refused.exception, engine.DatasetError)
+    assert message in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+    done = command(folder, "-o", tmp_path / "out", *small_run, "--skip")
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout.splitlines()[-1])["skipped"]) == 1
+
+
+def test_what_the_command_refuses(
+    tiny_dataset: Path, small_run: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for arguments, error, message in (
+        ([*small_run, "--batch-size", 7], engine.DatasetError, "at most the 6 concepts"),
+        ([], engine.InvalidArgument, "Give --image-weights FILE or --checkpoint DIRECTORY"),
+        ([*small_run, "--checkpoint", "x"], engine.InvalidArgument, "got both"),
+        ([*small_run, "--validation", "train"], engine.DatasetError, "found 12 pictures in both"),
+        ([*small_run, "--validation", "1.5"], engine.InvalidArgument, "a share between 0 and 1"),
+        ([*small_run, "--hard", 6], engine.InvalidArgument, "less than the 6 concepts"),
+        ([*small_run, "--steps", 0], engine.InvalidArgument, "steps: expected at least 1"),
+        (
+            ["--batch-size", 4, "--image-weights", tiny_dataset / "captions.jsonl"],
+            engine.CheckpointError,
+            "EfficientNet-Lite0 weights in safetensors expected",
+        ),
+    ):
+        result = command(tiny_dataset, "-o", out, *arguments)
+        assert isinstance(result.exception, error), (arguments, result.exception)
+        assert message in str(result.exception)
+        assert not out.exists()
+        assert not side_directory(out).exists() or "--hard" in arguments

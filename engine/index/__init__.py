@@ -8,9 +8,10 @@ from engine.index.changes import OnConflict
 from engine.index.checks import Id, check_vectors
 from engine.index.index import Index
 from engine.index.lock import WriterLock
-from engine.index.manifest import CheckpointReference, Quantization
+from engine.index.manifest import Calibration, CheckpointReference, Quantization
 
 __all__ = [
+    "Calibration",
     "CheckpointReference",
     "Id",
     "Index",

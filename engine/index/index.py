@@ -316,6 +316,8 @@ class Index:
         """Whether there is anything that the directory does not hold, or there is none."""
         if self.published is None:
             return True
+        if self.published[0].header != self.header:
+            return True
         mine = [(len(segment), segment.files) for segment in self.segments]
         theirs = [(stored.rows, stored.files) for stored in self.published[0].segments]
         whole = all(len(s.deleted) == 0 or "deleted" in s.files for s in self.segments)

@@ -63,6 +63,25 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How many candidates reach a recall of the exact k best items; see `engine.calibration`.
+
+    queries: how many it was measured with; recall: what they had in the mean.
+    lower_bound: what it is at least, with the confidence.
+    items: how many the index held then; with more or less of them it is a default, no promise.
+    """
+
+    k: int
+    candidates: int
+    target_recall: float
+    confidence: float
+    queries: int
+    recall: float
+    lower_bound: float
+    items: int
+
+
+@dataclass(frozen=True)
 class Header:
     """What all vectors of an index have in common."""
 
@@ -73,6 +92,7 @@ class Header:
     normalize: bool = False
     checkpoint: CheckpointReference | None = None
     quantization: Quantization | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,7 @@ class Manifest:
             **asdict(self.header),
             "reduction": asdict(self.reduction) if self.reduction else None,
             "segments": [asdict(segment) for segment in self.segments],
+            "file_count": len(self.files),
         }
         text = json.dumps(body, indent=1).encode()
         digest = sha256(text).hexdigest()
@@ -158,7 +179,7 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
         )
     try:
         manifest = _parsed(body)
-        _check(manifest, body["count"])
+        _check(manifest, body["count"], body["file_count"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise IndexFormatError(
             f"{file}: a whole manifest expected, got {error!r}. Restore it, or build the index again."
@@ -178,6 +199,7 @@ def _parsed(body: Mapping[str, Any]) -> Manifest:
         normalize=body["normalize"],
         checkpoint=optional(CheckpointReference, body["checkpoint"]),
         quantization=optional(Quantization, body["quantization"]),
+        calibration=optional(Calibration, body["calibration"]),
     )
     segments = tuple(
         StoredSegment(
@@ -193,7 +215,7 @@ def _file(entry: Mapping[str, Any]) -> StoredFile:
     return StoredFile(**{**entry, "shape": tuple(entry["shape"])})
 
 
-def _check(manifest: Manifest, count: int) -> None:
+def _check(manifest: Manifest, count: int, file_count: int) -> None:
     """Raise ValueError or TypeError for what cannot be, or contradicts something else in the manifest."""
     header = manifest.header
     _require(
@@ -213,6 +235,8 @@ def _check(manifest: Manifest, count: int) -> None:
     if quantization is not None:
         scale = quantization.scale
         _require(type(scale) is float and math.isfinite(scale) and scale > 0, "scale", scale)
+    if header.calibration is not None:
+        _check_calibration(header.calibration)
     if manifest.reduction:
         _check_file(
             "reduction", manifest.reduction, (header.fine_dim, header.coarse_dim), "float32"
@@ -223,8 +247,19 @@ def _check(manifest: Manifest, count: int) -> None:
     _require(len(kinds) < 2, "segments", "ids of both kinds")
     names = [file.file for file in manifest.files]
     _require(len(set(names)) == len(names), "segments", "one file named twice")
+    _require(type(file_count) is int and file_count == len(names), "file_count", file_count)
     live = sum(segment.live for segment in manifest.segments)
     _require(_is_count(count) and count == live, "count", count)
+
+
+def _check_calibration(calibration: Calibration) -> None:
+    counts = (calibration.k, calibration.candidates, calibration.queries, calibration.items)
+    shares = (calibration.target_recall, calibration.confidence, calibration.recall)
+    for count in counts:
+        _require(_is_count(count) and count > 0, "calibration", count)
+    for share in (*shares, calibration.lower_bound):
+        _require(type(share) is float and 0 <= share <= 1, "calibration", share)
+    _require(calibration.candidates >= calibration.k, "calibration", calibration.candidates)
 
 
 def _check_segment(header: Header, segment: StoredSegment) -> None:

@@ -168,8 +168,12 @@ def rewrite(directory: Path, change: Any) -> None:
     """Change the manifest and make its checksum right again."""
     manifest = json.loads((directory / MANIFEST).read_text())
     change(manifest)
-    manifest["checksum"] = "0" * 64
-    text = json.dumps(manifest)
+    write_manifest(directory, manifest)
+
+
+def write_manifest(directory: Path, manifest: Any) -> None:
+    """Write a manifest with the checksum that belongs to it."""
+    text = json.dumps({**manifest, "checksum": "0" * 64})
     digest = sha256(text.encode()).hexdigest()
     (directory / MANIFEST).write_text(text.replace("0" * 64, digest, 1))
 
@@ -199,6 +203,8 @@ FINE = "segments/0/files/fine/"
         ("count", 6),
         ("count", True),
         ("count", None),
+        ("file_count", 4),
+        ("file_count", None),
         ("fine_dim", 9),
         ("coarse_dim", 0),
         ("coarse_dtype", "int8"),

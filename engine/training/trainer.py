@@ -121,7 +121,7 @@ class HierarchicalTrainer(Trainer):
         )
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"loss: a finite number expected at step {self.state.global_step + 1}, got {float(loss)}. "
+                f"loss: a finite number expected at step {self.state.global_step + 1}, got {loss.item()}. "
                 "Nothing was published. Try a lower --learning-rate, or without --bf16."
             )
         if self._past is not None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         UnknownId,
     )
     from engine.index import Index
+    from engine.index.manifest import Calibration
+    from engine.query import Query
     from engine.result import Hit, SearchResult, Timings
     from engine.retriever import Retriever
 
@@ -40,6 +42,8 @@ _ROOMS = {
     "Encoder": "encoders",
     "open_encoder": "encoders",
     "Index": "index",
+    "Calibration": "index",
+    "Query": "query",
     "Hit": "result",
     "SearchResult": "result",
     "Timings": "result",
@@ -66,6 +70,7 @@ _ROOMS = {
 
 __all__ = [
     "BackendUnavailable",
+    "Calibration",
     "CheckpointError",
     "CheckpointMismatch",
     "DatasetError",
@@ -80,6 +85,7 @@ __all__ = [
     "IndexLocked",
     "InvalidArgument",
     "MissingPackage",
+    "Query",
     "Retriever",
     "RuntimeUnavailable",
     "SearchResult",

@@ -93,6 +93,14 @@ def search(
     mode: Annotated[
         Literal["two_stage", "exact", "coarse"], typer.Option(help="How to search.")
     ] = "two_stage",
+    where: Annotated[
+        str | None,
+        typer.Option(help="A condition on metadata, such as \"year > 2000 and style == 'noto'\"."),
+    ] = None,
+    duplicates: Annotated[
+        float | None,
+        typer.Option(help="Leave out hits whose cosine with a better one is higher, such as 0.98."),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="The encoder; default: the one the index remembers.")
     ] = None,
@@ -111,7 +119,7 @@ def search(
             remedy='For example: python -m engine search INDEX "a red car".',
         )
     retriever = Retriever(index, checkpoint, candidates=candidates)
-    result = retriever.search(queries, k, mode=mode)
+    result = retriever.search(queries, k, mode=mode, filter=where, duplicates=duplicates)
     timings = {name: round(1e3 * seconds, 3) for name, seconds in vars(result.timings).items()}
     answers, lines = [], []
     for query, hits in zip(queries, result.to_list(), strict=True):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
-from engine.index import Id, Index, OnConflict, WriterLock
+from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.plan import FineTier, pick_tier, vector_bytes
 from engine.resident import as_array
 from engine.rounding import to_int8
@@ -63,6 +64,13 @@ class Collection:
         """UnknownId, and no change, if one is not there."""
         with self._changing:
             self._swap(self.snapshot.index.without(ids), self.snapshot)
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Remember it; in the directory from the next `save`."""
+        with self._changing:
+            index = self.snapshot.index
+            header = replace(index.header, calibration=calibration)
+            self._swap(replace(index, header=header), self.snapshot)
 
     def compact(self) -> None:
         """Rows change, ids do not; where the index lies in a directory, it is saved."""

@@ -1,4 +1,4 @@
-"""From what users filter by (a mask, ids, ids per query) to the mask that the kernels take."""
+"""From what users filter by (a mask, ids, ids per query, a condition) to the mask that the kernels take."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -8,25 +8,30 @@ import torch
 from torch import Tensor
 
 from engine.errors import InvalidArgument
+from engine.expressions import parse_condition
 from engine.index import Index
 
-Filter: TypeAlias = Any  # bool [N] or [B, N], a sequence of ids, or a sequence of ids per query
+Filter: TypeAlias = Any  # bool [N] or [B, N], a sequence of ids, one per query, or a condition
 
 
 def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
     """bool `[N]` or `[B, N]` on the CPU, True = may be returned; None = everything may."""
     if filter is None:
         return None
+    if isinstance(filter, str):
+        filter = parse_condition(filter)
+    if type(filter).__module__.startswith("pyarrow.") and type(filter).__name__ == "Expression":
+        return torch.from_numpy(index.matching(filter))
     if isinstance(filter, Tensor) and filter.dtype == torch.bool:
         return _checked_shape(filter.cpu(), index, queries)
     if isinstance(filter, np.ndarray) and filter.dtype == np.bool_:
         return _checked_shape(torch.from_numpy(filter.copy()), index, queries)
     if isinstance(filter, (Tensor, np.ndarray)):
         filter = filter.tolist()
-    if not isinstance(filter, (Sequence, set, frozenset)) or isinstance(filter, (str, bytes)):
+    if not isinstance(filter, (Sequence, set, frozenset)) or isinstance(filter, bytes):
         raise InvalidArgument(
             "filter",
-            expected="a bool mask [N] or [B, N], a list of ids, or a list of ids per query",
+            expected="a bool mask [N] or [B, N], ids, a list of ids per query, or a condition on metadata",
             got=type(filter).__name__,
             remedy="Put a single id in a list.",
         )

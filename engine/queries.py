@@ -1,6 +1,7 @@
 """From what users search with (text, images, vectors, a mix of them) to one batch of embeddings."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,12 +13,13 @@ from engine.embeddings import Embeddings
 from engine.encoders import Encoder, encode_all
 from engine.errors import InvalidArgument
 from engine.images import is_image
+from engine.query import Query, weighted_sum
 
 Batch: TypeAlias = Any  # what `Retriever.search` accepts; its docstring lists the kinds
 
 EXPECTED = (
-    "text (str), an image (PIL.Image, Path or encoded bytes), a list of these, fine embeddings [B, D], "
-    "or engine.Embeddings(coarse, fine)"
+    "text (str), an image (PIL.Image, Path or encoded bytes), engine.Query, a list of these, "
+    "fine embeddings [B, D], or engine.Embeddings(coarse, fine)"
 )
 
 
@@ -34,7 +36,7 @@ def embed(
         return Embeddings(coarse, as_vectors("batch.fine", batch.fine))
     if isinstance(batch, (Tensor, np.ndarray)):
         return Embeddings(None, as_vectors("batch", batch))
-    if isinstance(batch, (str, bytes, Path)) or is_image(batch):
+    if isinstance(batch, (str, bytes, Path, Query)) or is_image(batch):
         batch = [batch]
     if not isinstance(batch, Sequence):
         raise InvalidArgument(
@@ -46,30 +48,55 @@ def embed(
     return _embed_list(batch, open_encoder, encoders_coarse)
 
 
+@dataclass
+class _Sorted:
+    """What is to be encoded together, each with its place in the batch and its weight there."""
+
+    texts: list[tuple[int, float, str]] = field(default_factory=list)
+    images: list[tuple[int, float, Any]] = field(default_factory=list)
+    vectors: list[tuple[int, float, Tensor]] = field(default_factory=list)
+
+    def put(self, place: int, query: Any, weight: float = 1.0) -> None:
+        """Raises InvalidArgument for what is no query."""
+        if isinstance(query, Query):
+            for part, share in zip((query.text, query.image), query.weights, strict=True):
+                if part is not None:
+                    self.put(place, part, share)
+        elif isinstance(query, str):
+            self.texts.append((place, weight, _checked_text(place, query)))
+        elif isinstance(query, (bytes, Path)) or is_image(query):
+            self.images.append((place, weight, query))
+        elif isinstance(query, (Tensor, np.ndarray)) and query.ndim == 1:
+            self.vectors.append((place, weight, as_vectors(f"batch[{place}]", query)[0]))
+        else:
+            raise InvalidArgument(
+                f"batch[{place}]",
+                expected="str, PIL.Image, Path, encoded bytes, engine.Query, or a fine embedding [D]",
+                got=type(query).__name__,
+                remedy="A batch of vectors is one array [B, D], not a list of lists.",
+            )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Vectors, and of each the place in the batch and the weight there."""
+
+    places: list[int]
+    weights: list[float]
+    vectors: Embeddings
+
+
 def _embed_list(
     batch: Sequence[Any], open_encoder: Callable[[], Encoder], encoders_coarse: bool
 ) -> Embeddings:
     """Encode texts together and images together, then put every vector back in its query's place."""
-    texts: dict[int, Any] = {}
-    images: dict[int, Any] = {}
-    vectors: dict[int, Tensor] = {}
+    found = _Sorted()
     for place, query in enumerate(batch):
-        if isinstance(query, str):
-            texts[place] = _checked_text(place, query)
-        elif isinstance(query, (bytes, Path)) or is_image(query):
-            images[place] = query
-        elif isinstance(query, (Tensor, np.ndarray)) and query.ndim == 1:
-            vectors[place] = as_vectors(f"batch[{place}]", query)[0]
-        else:
-            raise InvalidArgument(
-                f"batch[{place}]",
-                expected="str, PIL.Image, Path, encoded bytes, or a fine embedding [D]",
-                got=type(query).__name__,
-                remedy="A batch of vectors is one array [B, D], not a list of lists.",
-            )
-    parts: list[tuple[list[int], Embeddings]] = []
-    if vectors:
-        widths = {len(vector) for vector in vectors.values()}
+        found.put(place, query)
+    parts: list[_Encoded] = []
+    if found.vectors:
+        places, weights, vectors = map(list, zip(*found.vectors, strict=True))
+        widths = {len(vector) for vector in vectors}
         if len(widths) > 1:
             raise InvalidArgument(
                 "batch",
@@ -77,21 +104,26 @@ def _embed_list(
                 got=f"lengths {sorted(widths)}",
                 remedy="Give each query the index's fine dims.",
             )
-        parts.append((list(vectors), Embeddings(None, torch.stack(list(vectors.values())))))
-    for encodable in (texts, images):
+        parts.append(_Encoded(places, weights, Embeddings(None, torch.stack(vectors))))
+    for encodable in (found.texts, found.images):
         if encodable:
-            encoded = encode_all(open_encoder(), list(encodable.values()))
+            places, weights, items = map(list, zip(*encodable, strict=True))
+            encoded = encode_all(open_encoder(), items)
             if not encoders_coarse:
                 encoded = Embeddings(None, encoded.fine)
-            parts.append((list(encodable), encoded))
+            parts.append(_Encoded(places, weights, encoded))
     if not parts:
         return Embeddings(None, torch.empty(0, 0))
-    return _interleaved(parts)
+    return _summed(parts, {p for p, query in enumerate(batch) if isinstance(query, Query)})
 
 
-def _interleaved(parts: list[tuple[list[int], Embeddings]]) -> Embeddings:
-    order = torch.tensor([place for places, _ in parts for place in places]).argsort()
-    widths = {part.fine.shape[1] for _, part in parts}
+def _summed(parts: list[_Encoded], combined: set[int]) -> Embeddings:
+    """A vector for each place, in order: its own, or the weighted sum of several where it is `combined`."""
+    places = torch.tensor([place for part in parts for place in part.places])
+    weights = torch.tensor([float(weight) for part in parts for weight in part.weights])
+    order = places.argsort(stable=True)
+    places, weights = places[order], weights[order]
+    widths = {part.vectors.fine.shape[1] for part in parts}
     if len(widths) > 1:
         raise InvalidArgument(
             "batch",
@@ -99,11 +131,26 @@ def _interleaved(parts: list[tuple[list[int], Embeddings]]) -> Embeddings:
             got=f"lengths {sorted(widths)}",
             remedy="Give vectors of this index's own encoder.",
         )
-    fine = torch.cat([part.fine.float() for _, part in parts])[order]
-    coarse = [part.coarse for _, part in parts]
+
+    def joined(tensors: list[Tensor], fine: bool) -> Tensor:
+        rows = torch.cat(tensors)[order]
+        if not combined:
+            return rows
+        groups = ((place, places == place) for place in range(int(places[-1]) + 1))
+        return torch.stack(
+            [
+                weighted_sum(rows[own], weights[own], fine=fine)
+                if place in combined
+                else rows[own][0]
+                for place, own in groups
+            ]
+        )
+
+    fine = joined([part.vectors.fine.float() for part in parts], True)
+    coarse = [part.vectors.coarse for part in parts]
     if any(part is None for part in coarse):
         return Embeddings(None, fine)  # the index derives them all by its reduction
-    return Embeddings(torch.cat([part for part in coarse if part is not None])[order], fine)
+    return Embeddings(joined([part for part in coarse if part is not None], False), fine)
 
 
 def _checked_text(place: int, text: str) -> str:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from engine.index import Id, Index
+
+Guarantee: TypeAlias = Literal["exact", "certified", "calibrated"]
 
 
 class Hit(NamedTuple):
@@ -34,11 +36,16 @@ class SearchResult:
 
     scores: float32 `[B, k]`, -inf where fewer than k items were found.
     rows: int64 `[B, k]`, positions in the index at the time of the search, -1 there.
+    guarantee: for each query why its hits are the exact k best, or None. "exact": every item that could be found
+        was scored with the fine vectors. "certified": a bound shows that nothing left out can belong to them.
+        "calibrated": the index was calibrated for this k, as it is now, and so many candidates as were kept have
+        the recall it was calibrated for, in the mean over queries like those; nothing is known of this one.
     """
 
     scores: Tensor
     rows: Tensor
     timings: Timings
+    guarantee: tuple[Guarantee | None, ...]
     _index: Index = field(repr=False)
 
     @cached_property

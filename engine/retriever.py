@@ -14,18 +14,22 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from engine.calibration import calibrated, ranks_of
 from engine.collection import Collection
+from engine.curve import Curve, measured
 from engine.device import pick_device
+from engine.duplicates import check_threshold, without_duplicates
 from engine.embeddings import Embeddings
 from engine.encoders import Encoder, open_encoder
 from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.filters import Filter, as_mask
 from engine.from_embeddings import index_of
-from engine.index import Id, Index, OnConflict
+from engine.guarantee import guarantees
+from engine.index import Calibration, Id, Index, OnConflict
 from engine.plan import FineTier, Plan, plan
 from engine.queries import Batch, embed
 from engine.reduction import COARSE_DIM, Reduction
-from engine.result import SearchResult, Timings
+from engine.result import Guarantee, SearchResult, Timings
 from engine.rounding import CoarseDtype
 from engine.snapshot import Snapshot
 from kernels import TopK
@@ -44,7 +48,8 @@ class Retriever:
             the one that the index remembers, opened when first needed.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", …
         backend: "auto", "torch" or "triton", as in `kernels.coarse_topk`.
-        candidates: how many items the coarse stage keeps; None = max(128, 4 * k).
+        candidates: how many items the coarse stage keeps; None = what `calibrate` found for as large a k, else
+            max(128, 4 * k).
         fine_tier: where the fine vectors lie: "device", "host" (memory), "disk" (mapped), or "auto": on a GPU the
             first of these that has the memory, on a CPU mapped as they are.
 
@@ -154,24 +159,32 @@ class Retriever:
         mode: Mode = "two_stage",
         filter: Filter = None,
         min_score: float | None = None,
+        duplicates: float | None = None,
+        certify: bool = False,
     ) -> SearchResult:
         """The best k items of every query.
 
         Args:
-            batch: text (`str`), an image (`PIL.Image`, `Path`, encoded bytes), a list of these, fine embeddings
-                `[B, D]` (tensor or array), or `engine.Embeddings(coarse, fine)`. One query is a batch of one.
+            batch: text (`str`), an image (`PIL.Image`, `Path`, encoded bytes), both (`engine.Query`), a list
+                of these, fine embeddings `[B, D]` (tensor or array), or `engine.Embeddings(coarse, fine)`.
+                One query is a batch of one.
             k: how many, at least 1; more than there are is allowed.
             candidates: how many the coarse stage keeps, for this search.
             mode: "two_stage"; "exact" scores every item with the fine vectors; "coarse" with the coarse ones only.
-            filter: which items may be found: bool `[N]` or `[B, N]`, a list of ids, or one list per query.
+            filter: which items may be found: bool `[N]` or `[B, N]`, a list of ids, one list per query, or a
+                condition on metadata: a pyarrow expression, or text such as `"year > 2000 and style == 'noto'"`.
             min_score: leave out what scores lower.
+            duplicates: leave out hits whose fine vectors have a higher cosine than that with a better hit's; see
+                `engine.duplicates`. Looked for among the candidates, so there may be fewer than k hits.
+            certify: see whether a bound proves two-stage answers exact (`SearchResult.guarantee`), where coarse
+                vectors are a projection of the fine ones. Reads every fine vector once after each change.
 
         Scores are inner products of the stored vectors, accumulated in float32, higher is better; equal scores:
         the lower row first. Raises InvalidArgument (or another EngineError) naming what is wrong.
         """
         snapshot = self._collection.snapshot  # read once: a concurrent `add` replaces it
         k = check_count("k", k)
-        shortlist = self._candidates(k, candidates)
+        shortlist = self._candidates(k, candidates, snapshot)
         if mode not in get_args(Mode):
             raise InvalidArgument(
                 "mode",
@@ -179,6 +192,8 @@ class Retriever:
                 got=repr(mode),
                 remedy="Use one of these.",
             )
+        threshold = None if duplicates is None else check_threshold(duplicates)
+        wanted = k if threshold is None else shortlist
         started = time.perf_counter()
         own = snapshot.reduction is None
         vectors = embed(batch, self._open_encoder, encoders_coarse=own)
@@ -186,12 +201,21 @@ class Retriever:
         mask = as_mask(filter, snapshot.index, len(queries))
         mask = snapshot.visible(mask)
         encode_s = self._clock() - started
-        best, coarse_s, rerank_s = self._find(snapshot, queries, mask, k, shortlist, mode)
+        best, listed, coarse_s, rerank_s = self._find(
+            snapshot, queries, mask, wanted, shortlist, mode
+        )
+        guarantee: tuple[Guarantee | None, ...] = (None,) * len(queries)
+        if threshold is not None:
+            best = without_duplicates(best, snapshot.fine.parts, k, threshold)
+        elif mode != "coarse":
+            guarantee = guarantees(
+                snapshot, queries, listed, best, certify=certify, filtered=filter is not None
+            )
         if min_score is not None:
             low = best.scores < min_score
             best = TopK(best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1))
         return SearchResult(
-            best.scores, best.rows, Timings(encode_s, coarse_s, rerank_s), snapshot.index
+            best.scores, best.rows, Timings(encode_s, coarse_s, rerank_s), guarantee, snapshot.index
         )
 
     def _find(
@@ -202,24 +226,27 @@ class Retriever:
         k: int,
         candidates: int,
         mode: Mode,
-    ) -> tuple[TopK, float, float]:
-        """The two stages, and the seconds that each took."""
+    ) -> tuple[TopK, TopK | None, float, float]:
+        """The two stages: what was found, the candidates if there were any, and the seconds of each stage."""
         started = self._clock()
         if mode == "exact":
             best = snapshot.fine.scan(queries.fine, k, mask, self.backend)
-            return best, 0.0, self._clock() - started
+            return best, None, 0.0, self._clock() - started
         assert queries.coarse is not None  # Snapshot.project sees to it
         keep = k if mode == "coarse" else candidates
-        best = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
+        best = listed = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
         coarse_done = self._clock()
         if mode == "two_stage":
-            best = snapshot.fine.rerank(queries.fine, best.rows, k, self.backend)
-        return best, coarse_done - started, self._clock() - coarse_done
+            best = snapshot.fine.rerank(queries.fine, listed.rows, k, self.backend)
+        return best, listed, coarse_done - started, self._clock() - coarse_done
 
-    def _candidates(self, k: int, candidates: int | None) -> int:
+    def _candidates(self, k: int, candidates: int | None, snapshot: Snapshot) -> int:
         if candidates is None:
             candidates = self.candidates
         if candidates is None:
+            calibration = snapshot.index.header.calibration
+            if calibration is not None and k <= calibration.k:
+                return calibration.candidates
             return max(FEWEST_CANDIDATES, 4 * k)
         if check_count("candidates", candidates) < k:
             raise InvalidArgument(
@@ -241,6 +268,54 @@ class Retriever:
         for size in batch_sizes:
             size = check_count("batch_sizes", size)
             self.search(Embeddings(torch.zeros(size, coarse_dim), torch.zeros(size, fine_dim)), k)
+
+    def calibrate(
+        self, queries: Batch, k: int = 10, *, target_recall: float = 0.99, confidence: float = 0.95
+    ) -> Calibration:
+        """Find the smallest number of candidates that reaches the recall, and keep it with the index.
+
+        Searches that name no number take it from then on, for k and below; `save` writes it. The recall is that of
+        the exact k best items in the mean over queries, reached with the confidence whatever queries chance drew:
+        see `engine.calibration`. Give queries such as those to come, independent of each other, and none that
+        something was tuned on: at least 398 for a recall of 0.99, to be 95 % sure.
+        """
+        snapshot, vectors = self._projected(queries)
+        k = check_count("k", k)
+        found = calibrated(snapshot, vectors, k, target_recall, confidence, self.backend)
+        self._collection.calibrate(found)
+        return found
+
+    def evaluate(
+        self,
+        queries: Batch,
+        k: int = 10,
+        *,
+        candidates: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024),
+    ) -> Curve:
+        """Recall of the exact k best items, and time, by number of candidates: a table, and a plot."""
+        snapshot, vectors = self._projected(queries)
+        k = check_count("k", k)
+        ranks = ranks_of(snapshot, vectors, k, self.backend)
+
+        def search(count: int | None) -> None:
+            mode: Mode = "exact" if count is None else "two_stage"
+            self._find(snapshot, vectors, snapshot.live, k, count or k, mode)
+            self._clock()  # waits for the device
+
+        return measured(search, ranks, len(snapshot.index), candidates)
+
+    def _projected(self, queries: Batch) -> tuple[Snapshot, Embeddings]:
+        """The snapshot as it is now, and the vectors of at least one query as it searches with them."""
+        snapshot = self._collection.snapshot
+        own = snapshot.reduction is None
+        vectors = snapshot.project(
+            embed(queries, self._open_encoder, encoders_coarse=own), coarse_too=True
+        )
+        if not len(vectors):
+            raise InvalidArgument(
+                "queries", expected="at least one query", got="none", remedy="Give some."
+            )
+        return snapshot, vectors
 
     # ------------------------------------------------------------------ changing
 

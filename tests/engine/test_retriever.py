@@ -246,7 +246,7 @@ BAD_SEARCHES: dict[str, tuple[dict[str, Any], str]] = {
         {"filter": np.ones(3, dtype=bool)},
         r"filter: expected a bool mask of shape \[7\]",
     ),
-    "filter kind": ({"filter": "0"}, "filter: expected a bool mask"),
+    "filter kind": ({"filter": 0}, "filter: expected a bool mask"),
     "unknown id": ({"filter": [0, 99]}, "filter: expected ids that the index holds .* got 99"),
     "lists of ids": ({"filter": [[0]]}, r"filter: expected one list of ids per query \(2\), got 1"),
     "coarse dims": (

@@ -1,0 +1,49 @@
+"""Which guarantee each answer carries: see `engine.result.SearchResult.guarantee`."""
+
+from engine.certificate import bounds_of, certified
+from engine.embeddings import Embeddings
+from engine.result import Guarantee
+from engine.snapshot import Snapshot
+from kernels import TopK
+
+
+def guarantees(
+    snapshot: Snapshot,
+    queries: Embeddings,
+    candidates: TopK | None,
+    best: TopK,
+    *,
+    certify: bool,
+    filtered: bool,
+) -> tuple[Guarantee | None, ...]:
+    """Of each query of one search.
+
+    Args:
+        candidates: `[B, C]`; None where every item was scored with the fine vectors.
+        best: `[B, k]`, what was found.
+        filtered: not all items might be found; a calibration says nothing of such searches.
+    """
+    if candidates is None:
+        return tuple("exact" for _ in best.rows)
+    calibration = snapshot.index.header.calibration
+    kept: Guarantee | None = None
+    if (
+        calibration is not None
+        and not filtered
+        and best.rows.shape[1] == calibration.k
+        and candidates.rows.shape[1] >= calibration.candidates
+        and calibration.items == len(snapshot.index)
+    ):
+        kept = "calibrated"
+    # A candidate that is none: there were no more items that could be found, so all were scored.
+    full = candidates.rows.shape[1] >= len(snapshot.index)
+    every = (candidates.rows[:, -1] < 0).tolist()
+    bounds = bounds_of(snapshot) if certify else None
+    proven = [False] * len(every)
+    if bounds is not None:
+        proven = certified(bounds, queries, candidates, best).tolist()
+
+    def of(whole: bool, proof: bool) -> Guarantee | None:
+        return "exact" if full or whole else "certified" if proof else kept
+
+    return tuple(of(whole, proof) for whole, proof in zip(every, proven, strict=True))

@@ -403,7 +403,11 @@ def test_what_the_command_refuses(
     out = tmp_path / "out"
     for arguments, error, message in (
         ([*small_run, "--batch-size", 7], engine.DatasetError, "at most the 6 concepts"),
-        ([], engine.InvalidArgument, "Give --image-weights FILE or --checkpoint DIRECTORY"),
+        (
+            ["--batch-size", 4],
+            engine.InvalidArgument,
+            "Give --image-weights FILE or --checkpoint DIRECTORY",
+        ),
         ([*small_run, "--checkpoint", "x"], engine.InvalidArgument, "got both"),
         ([*small_run, "--validation", "train"], engine.DatasetError, "found 12 pictures in both"),
         ([*small_run, "--validation", "1.5"], engine.InvalidArgument, "a share between 0 and 1"),

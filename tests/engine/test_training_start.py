@@ -141,7 +141,9 @@ def test_a_text_tower_of_our_own_does_not_go_with_a_backbone(
     examples: list[Example], small: Callable[[str], Path], tmp_path: Path
 ) -> None:
     settings = Settings(steps=1, batch_size=4, coarse_text_dim=8)
-    with pytest.raises(engine.InvalidArgument, match="coarse_text_dim: expected the towers of the checkpoint"):
+    with pytest.raises(
+        engine.InvalidArgument, match="coarse_text_dim: expected the towers of the checkpoint"
+    ):
         train(examples, tmp_path / "out", settings, checkpoint=small("clip"))
 
 

@@ -63,9 +63,8 @@ def train(
     where the loss is no number, and errors of data set, checkpoint and arguments before anything is trained.
     """
     began = time.monotonic()
-    Sampler(
-        examples, settings.batch_size, 1, settings.seed
-    )  # enough concepts, before anything is computed
+    # Enough concepts, before anything is computed or written.
+    _check_hard(settings, Sampler(examples, settings.batch_size, 1, settings.seed))
     set_seed(settings.seed)
     start = _start(examples, settings, image_weights, checkpoint)
     run = asdict(settings) | {

@@ -423,4 +423,4 @@ def test_what_the_command_refuses(
         assert isinstance(result.exception, error), (arguments, result.exception)
         assert message in str(result.exception)
         assert not out.exists()
-        assert not side_directory(out).exists() or "--hard" in arguments
+        assert not side_directory(out).exists()

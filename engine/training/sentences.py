@@ -1,4 +1,4 @@
-"""Captions as tokens, each said in several ways, made once: to tokenise at each step would cost a third of it."""
+"""Captions as tokens, each said in several ways, made once: tokenising 1,024 captions takes some 60 ms of CPU."""
 
 import random
 from collections.abc import Sequence

@@ -57,6 +57,7 @@ class Collection:
                 vectors.fine.cpu().numpy(),
                 ids=index.next_ids(len(added)) if ids is None else ids,
                 metadata=metadata,
+                quantization=index.header.quantization,
             )
             self._swap(index.append(new, on_conflict), snapshot)
 

@@ -214,6 +214,13 @@ class Index:
                 got=f"{len(coarse)} rows",
                 remedy="Give both vectors of the same items, in the same order.",
             )
+        if (quantization is None) != (dtype_name(coarse) != "int8"):
+            raise InvalidArgument(
+                "quantization",
+                expected="how int8 coarse vectors were made, and None for others",
+                got=repr(quantization),
+                remedy='Retriever.from_embeddings(…, coarse_dtype="int8") makes both.',
+            )
         header = Header(
             coarse.shape[1],
             dtype_name(coarse),

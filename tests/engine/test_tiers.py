@@ -178,6 +178,15 @@ def test_int8_clips_what_is_rare_and_says_so() -> None:
     assert torch.equal(exact, torch.eye(8).mul(127).to(torch.int8))
 
 
+def test_int8_without_its_scale_is_refused() -> None:
+    """Saved, it could not be opened."""
+    rounded, how = round_coarse(torch.ones(2, 4), "int8")
+    assert len(Index.build(rounded.numpy(), vectors(2), quantization=how)) == 2
+    for coarse, quantization in ((rounded.numpy(), None), (vectors(2), how)):
+        with pytest.raises(engine.InvalidArgument, match="quantization: expected"):
+            Index.build(coarse, vectors(2), quantization=quantization)
+
+
 def test_int8_of_zeros_and_of_nothing() -> None:
     for coarse in (torch.zeros(3, 4), torch.zeros(0, 4)):
         rounded, how = round_coarse(coarse, "int8")

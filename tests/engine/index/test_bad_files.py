@@ -207,13 +207,13 @@ def test_a_lying_manifest_never_makes_a_wrong_answer(whole: Path, tmp_path: Path
 def test_a_planted_bug_is_caught(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were the count of items not compared, a dropped segment or set of deleted rows would go unnoticed."""
+    """Were the counts of items and files not compared, a dropped segment or file would go unnoticed."""
     from engine.index import manifest
 
     real = manifest._require
 
     def lenient(true: bool, name: str, got: Any) -> None:
-        real(true or name == "count", name, got)
+        real(true or name in ("count", "file_count"), name, got)
 
     monkeypatch.setattr(manifest, "_require", lenient)
     _, wrong = tell_lies(whole, tmp_path / "index", 1500)

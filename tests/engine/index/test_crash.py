@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ KILLS, SEED = 200, 7
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
     """A directory in memory where there is one: a kill does not empty the page cache, so nothing else differs."""
-    place = Path("/dev/shm") / f"index-{tmp_path.name}" if Path("/dev/shm").is_dir() else tmp_path
-    place.mkdir(exist_ok=True)
+    shared = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="index-", dir=shared if shared.is_dir() else tmp_path))
     yield place
     shutil.rmtree(place)
 

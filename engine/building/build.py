@@ -13,10 +13,18 @@ import torch
 
 from engine.building.encoding import encode_items, workers
 from engine.building.gathered import Gathered
-from engine.building.items import IdKind, Part, Skip, Survey
+from engine.building.items import Part, Skip, Survey
 from engine.building.kinds import Kinds
 from engine.building.report import Report
-from engine.building.sources import Broken, Source, VectorSource, open_sources, surveyed
+from engine.building.sources import (
+    Broken,
+    Source,
+    VectorSource,
+    check_dims,
+    id_kind,
+    open_sources,
+    surveyed,
+)
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
 from engine.embeddings import Embeddings
@@ -60,7 +68,7 @@ def build_index(
     known = _existing(output)
     opened = [surveyed(source) for source in open_sources(paths)]
     encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
-    _check_dims([source for source, _ in opened], encoder)
+    check_dims([source for source, _ in opened], encoder)
     build = _Build(opened, output, known, encoder, normalize, check_count("segment", segment))
     try:
         return build.run()
@@ -118,7 +126,7 @@ class _Build:
         self.state = resumed or State(file, stamps, rows, [Reached(items)])
         self.base = self.state.base
         self.reached = self.state.reached[-1]
-        self.ids_are = _id_kind([source for source, _ in sources], known)
+        self.ids_are = id_kind([source for source, _ in sources], known)
         self.kinds = Kinds(self.reached.kinds, self.reached.lost)
         self.gathered = Gathered()
         self.first_why = ""
@@ -377,33 +385,3 @@ def _encoder(
                     remedy="Give a checkpoint or export directory.",
                 )
     return open_encoder(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-
-
-def _check_dims(sources: Sequence[Source], encoder: Encoder | None) -> None:
-    """Vectors of one length throughout, before hours of work end with an error."""
-    expected = None if encoder is None else (encoder.fine_dim, encoder.coarse_dim)
-    by = "the encoder"
-    for source in sources:
-        if isinstance(source, VectorSource):
-            if expected is not None and source.dims != expected:
-                raise DatasetError(
-                    f"{source.path}: fine and coarse vectors of {expected} dims expected, as those of {by}, "
-                    f"got {source.dims}."
-                )
-            expected, by = source.dims, str(source.path)
-
-
-def _id_kind(sources: Sequence[Source], known: Index | None) -> IdKind:
-    """Integers if every source's ids are, else strings of them; the index's kind where it holds items."""
-    kinds = {source.id_kind for source in sources if not isinstance(source, Broken)}
-    kind: IdKind = "int" if kinds == {"int"} else "str"
-    if known is None or not known.row_count:
-        return kind
-    if kind == "str" and not known.holds_strings:
-        raise InvalidArgument(
-            "sources",
-            expected="items with integer ids, as the index has",
-            got="strings",
-            remedy="Name a new index.",
-        )
-    return "str" if known.holds_strings else "int"

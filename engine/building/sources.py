@@ -11,8 +11,10 @@ from engine.building.items import IdKind, Item, PictureSource, Survey
 from engine.building.rows import CaptionsFile, ParquetFile
 from engine.building.shards import Shard
 from engine.building.vectors import ClipRetrieval, VectorFile
-from engine.errors import DatasetError
+from engine.encoders import Encoder
+from engine.errors import DatasetError, InvalidArgument
 from engine.images import SUFFIXES
+from engine.index import Index
 
 VectorSource: TypeAlias = VectorFile | ClipRetrieval
 Source: TypeAlias = PictureSource | VectorSource
@@ -104,3 +106,33 @@ def surveyed(source: Source) -> tuple[Source, Survey]:
     except (DatasetError, OSError) as error:
         broken = Broken(source.path, str(error))
         return broken, broken.survey()
+
+
+def check_dims(sources: Sequence[Source], encoder: Encoder | None) -> None:
+    """Vectors of one length throughout, before hours of work end with an error."""
+    expected = None if encoder is None else (encoder.fine_dim, encoder.coarse_dim)
+    by = "the encoder"
+    for source in sources:
+        if isinstance(source, VectorSource):
+            if expected is not None and source.dims != expected:
+                raise DatasetError(
+                    f"{source.path}: fine and coarse vectors of {expected} dims expected, as those of {by}, "
+                    f"got {source.dims}."
+                )
+            expected, by = source.dims, str(source.path)
+
+
+def id_kind(sources: Sequence[Source], known: Index | None) -> IdKind:
+    """Integers if every source's ids are, else strings of them; the index's kind where it holds items."""
+    kinds = {source.id_kind for source in sources if not isinstance(source, Broken)}
+    kind: IdKind = "int" if kinds == {"int"} else "str"
+    if known is None or not known.row_count:
+        return kind
+    if kind == "str" and not known.holds_strings:
+        raise InvalidArgument(
+            "sources",
+            expected="items with integer ids, as the index has",
+            got="strings",
+            remedy="Name a new index.",
+        )
+    return "str" if known.holds_strings else "int"

@@ -343,6 +343,17 @@ def test_several_sources(folder: Path, encoder: engine.Encoder, tmp_path: Path) 
         build_index([other, tmp_path / "deep" / "other"], tmp_path / "index", encoder)
 
 
+def test_one_id_twice_in_different_segments(encoder: engine.Encoder, tmp_path: Path) -> None:
+    """The first stays; it was saved before the second was read."""
+    tars = [
+        shard(tmp_path / f"{number}.tar", {"k": {"webp": content(NAMES[number])}})
+        for number in range(2)
+    ]
+    report = build_index(tars, tmp_path / "index", encoder, segment=1)
+    assert_holds(report.index, {"k": NAMES[0]}, encoder)
+    assert "an id of its own expected" in skipped_of(report)[0]["why"]
+
+
 def test_adding_to_an_index(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
     """What is there stays as it is, is not encoded again, and is counted."""
     output = tmp_path / "index"

@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 OUT    ?= build/gpu
 
-.PHONY: setup demo test check bench gpu pictures train-example serve
+.PHONY: setup demo test check bench gpu index-long pictures train-example recipes serve
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)                ## create .venv and install everything the other targets need
@@ -33,8 +33,13 @@ bench: setup                   ## CPU search speed beside FAISS
 
 gpu:                           ## on a CUDA machine, with its own python3: GPU tests, then benchmarks
 	mkdir -p $(OUT)
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -m gpu $$(grep -rl mark.gpu tests)  # these alone: the others need what such a machine may lack
 	$(PYTHON) -m benchmarks.gpu --out $(OUT)
+
+index-long: setup              ## the index's long proofs: 10,000 steps, 2,000 kills, 60 s of readers beside a writer
+	$(PY) -m tests.engine.index.machine --steps 10000
+	$(PY) -m tests.engine.index.crash $$(mktemp -d) --kills 2000
+	$(PY) -m tests.engine.index.readers $$(mktemp -d)/index --seconds 60
 
 pictures: setup                ## fetch and render the full picture set into build/pictures
 	$(PY) -m examples.build
@@ -42,12 +47,15 @@ pictures: setup                ## fetch and render the full picture set into bui
 train-example: pictures        ## train the example checkpoint from those pictures, measure it, put it in its place
 	rm -rf build/checkpoint
 	$(PY) -m engine train build/pictures --split style -o build/checkpoint \
-	    --image-weights build/sources/efficientnet-lite0.safetensors --features build/features.safetensors --bf16 \
-	    --json > build/training.json
+	    --image-weights build/sources/efficientnet-lite0.safetensors --features build/features.safetensors \
+	    --batch-size 2048 --steps 800 --bf16
 	$(PY) -m engine evaluate build/checkpoint --dataset build/pictures --split style -o build/evaluation.json
-	mv build/training.json build/evaluation.json build/checkpoint
+	mv build/evaluation.json build/checkpoint
 	rm -rf examples/checkpoint
 	mv build/checkpoint examples/checkpoint
+
+recipes: pictures              ## the hierarchy beside other recipes, three seeds: an hour and a half on two cores
+	$(PY) -m benchmarks.recipes
 
 serve:                         ## not built yet
 	@echo "make serve: not yet; the server is a later issue" && exit 1

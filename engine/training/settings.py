@@ -8,7 +8,7 @@ from engine.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Settings:
-    """One run; the defaults train the example checkpoint.
+    """One run; by default of the example's model (`make train-example` says the rest).
 
     The first ten describe the model. None: as the checkpoint that the run starts from has it; from scratch, as in
     `SCRATCH`; on CLIP or SigLIP the fine vector is their own embedding, unless `fine_dim` asks for a head.

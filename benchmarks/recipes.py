@@ -1,0 +1,358 @@
+"""What the hierarchy costs and gains, beside other recipes: `python -m benchmarks.recipes`.
+
+The same frozen image tower, pictures and number of steps, three seeds each, on the held-out style of the example
+pictures (`make pictures`):
+
+    fine alone       LightningDOT's way (arXiv 2103.08784): one vector, one contrastive loss, full scan
+    hierarchical     ours: coarse and fine vectors trained together, at 16 and at 8 coarse dims; coarse, then rerank
+    ablations        one option changed each; one seed
+    fusion           UNITER's and METER's way (`benchmarks.fusion`): a cross-encoder that scores every pair, and as
+                     a reranker of the best 10; on `POOL` pictures and their first captions: it costs their product
+
+Every run is written to the JSON as it ends, and what is there is not done again; one cut off goes on. LightningDOT
+and the rest are names of recipes here: nothing in these tables says what the published models do on COCO.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import fusion
+from engine.checkpoints import open_checkpoint
+from engine.dataset import Example, read_dataset
+from engine.embeddings import Embeddings
+from engine.evaluation import Pool, evaluate
+from engine.evaluation.recall import Recalls, recalls_of
+from engine.model import HiVLPFeatures, HiVLPModel
+from engine.model.image_tower import EfficientNetLite0
+from engine.training import Settings, train
+from engine.training.features import cached_features, features_key, picture_features
+from kernels import coarse_topk
+
+RESULTS = Path(__file__).parent / "results" / "recipes.json"
+STEPS = 600
+SEEDS = (0, 1, 2)
+FULL, CHEAP = 2048, 1024  # pairs in a batch: of what is compared, and of the ablations
+POOL = 1000
+RERANKED = 10
+CONFUSED = 16  # pictures that the fusion model's hard negatives are drawn from, each caption
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of training the dual encoder, and how many candidates it is searched with."""
+
+    name: str
+    options: dict[str, Any]
+    seeds: Sequence[int] = (0,)
+    batch_size: int = FULL
+    candidates: int = 32
+
+
+# The example's model, but for what keeps that within 12 MB.
+ROOMY = {"image_neck": 0, "text_hidden": 256, "coarse_text_dim": 256}
+RECIPES = (
+    Recipe("fine alone", ROOMY | {"coarse_weight": 0.0}, SEEDS),
+    Recipe("hierarchical, 16 dims", ROOMY, SEEDS),
+    Recipe("hierarchical, 8 dims", ROOMY | {"coarse_dim": 8}, SEEDS, candidates=64),
+    Recipe("as it is", ROOMY, batch_size=CHEAP),
+    Recipe("the example's sizes", {}, batch_size=CHEAP),
+    Recipe(
+        "one trunk for both", ROOMY | {"heads": "shared", "coarse_text_dim": 0}, batch_size=CHEAP
+    ),
+    Recipe(
+        "nested in the fine", ROOMY | {"heads": "nested", "coarse_text_dim": 0}, batch_size=CHEAP
+    ),
+    Recipe("words shared with the fine", ROOMY | {"coarse_text_dim": 0}, batch_size=CHEAP),
+    Recipe("distilled", ROOMY | {"distillation": 1.0}, batch_size=CHEAP),
+    Recipe("a tenth of the weight", ROOMY | {"coarse_weight": 0.05}, batch_size=CHEAP),
+    Recipe("sigmoid loss", ROOMY | {"sigmoid": True}, batch_size=CHEAP),
+    Recipe("a queue of 4,096", ROOMY | {"queue": 4096}, batch_size=CHEAP),
+    Recipe("hard negatives", ROOMY | {"hard": 1}, batch_size=CHEAP),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where things are, and what all runs share."""
+
+    place: Path
+    weights: Path
+    features: Path
+    training: list[Example]
+    held_out: list[Example]
+    steps: int
+
+    def settings(self, recipe: Recipe, seed: int) -> Settings:
+        given = {"steps": self.steps, "batch_size": recipe.batch_size, "bf16": True, "seed": seed}
+        return Settings(**given | recipe.options)
+
+    def checkpoint(self, recipe: Recipe, seed: int) -> Path:
+        """Trained now, unless it was before."""
+        place = self.place / f"{recipe.name.replace(',', '').replace(' ', '-')}-{seed}"
+        if not (place / "config.json").is_file():
+            train(
+                self.training, place, self.settings(recipe, seed),
+                image_weights=self.weights, features_file=self.features,
+                resume=place.with_name(f"{place.name}.state").is_dir(),
+            )  # fmt: skip
+        return place
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes")
+    parser.add_argument("--pictures", type=Path, default=Path("build/pictures"))
+    parser.add_argument(
+        "--image-weights", type=Path, default=Path("build/sources/efficientnet-lite0.safetensors")
+    )
+    parser.add_argument("--features", type=Path, default=Path("build/features.safetensors"))
+    parser.add_argument("--work", type=Path, default=Path("build/recipes"), help="for checkpoints")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", help="runs whose name holds this")
+    parser.add_argument("--table", action="store_true", help="print the tables of --out")
+    options = parser.parse_args()
+    if options.table:
+        print(tables(json.loads(options.out.read_text())))
+        return
+    work = Work(
+        options.work, options.image_weights, options.features,
+        read_dataset(options.pictures, "style", "train"),
+        read_dataset(options.pictures, "style", "test"),
+        options.steps,
+    )  # fmt: skip
+    facts = {"steps": work.steps, "torch": torch.__version__,
+             "threads": torch.get_num_threads(), "pictures": len(work.training),
+             "searched": len(work.held_out), "fusion": asdict(fusion.Settings())}  # fmt: skip
+    rows: list[Row] = []
+    if options.out.is_file():
+        rows = json.loads(options.out.read_text())["runs"]
+    done = {(row["recipe"], row["seed"]) for row in rows}
+    for name, seed, measure in runs(work):
+        if (name, seed) in done or (options.only and options.only not in name):
+            continue
+        rows.append({"recipe": name, "seed": seed} | measure())
+        draft = options.out.with_suffix(".draft")
+        draft.write_text(json.dumps(facts | {"runs": rows}, indent=1) + "\n")
+        draft.replace(options.out)
+        print(json.dumps(rows[-1]), flush=True)
+
+
+def runs(work: Work) -> Iterator[tuple[str, int, Any]]:
+    """Name, seed and what to call, of every run; seeds of one recipe follow each other."""
+    for recipe in RECIPES:
+        for seed in recipe.seeds:
+            yield recipe.name, seed, lambda r=recipe, s=seed: measure_dual(work, r, s)
+    for seed in SEEDS:
+        yield "fusion", seed, lambda s=seed: measure_fusion(work, s)
+
+
+def measure_dual(work: Work, recipe: Recipe, seed: int) -> Row:
+    """Trains one dual encoder and searches the held-out style, all captions asking."""
+    checkpoint = work.checkpoint(recipe, seed)
+    pool = encoded(work, checkpoint, work.held_out)
+    report = evaluate(pool, candidates=(recipe.candidates,))
+    first = evaluate(_first(pool, work.held_out), candidates=(recipe.candidates,))
+    facts = json.loads((checkpoint / "training.json").read_text())
+    names = ("coarse_dim", "batch_size", "steps", "seconds")
+    row: Row = {name: facts[name] for name in names} | {"candidates": recipe.candidates}
+    for way, recalls in report.recalls.items():
+        row[way.search] = _figures(recalls)
+    for way, recalls in first.recalls.items():
+        row[f"{way.search}_of_{POOL}"] = _figures(recalls)
+    return row
+
+
+def encoded(work: Work, checkpoint: Path, examples: Sequence[Example]) -> Pool:
+    """The vectors of `examples`, from image features that all checkpoints share."""
+    model = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32)  # in eval mode
+    processor = open_checkpoint(checkpoint).processor
+    features = cached_features(
+        work.place / f"features-{len(examples)}.safetensors",
+        features_key(examples, work.weights.name, 1, 0), len(examples),
+        lambda first, last: picture_features(model, processor, examples[first:last], 1, 0),
+    )  # fmt: skip
+    captions = [caption for example in examples for caption in example.captions]
+    with torch.inference_mode():
+        images = model.image_heads(features[:, 0].float())
+        texts = [
+            _vectors(model.get_text_features(**processor.tokens(captions[start : start + 512])))
+            for start in range(0, len(captions), 512)
+        ]
+    coarse, fine = (torch.cat(parts) for parts in zip(*texts, strict=True))
+    return Pool.of(Embeddings(*_vectors(images)), Embeddings(coarse, fine), examples)
+
+
+def _vectors(found: HiVLPFeatures) -> tuple[Tensor, Tensor]:
+    assert found.coarse is not None
+    assert found.fine is not None
+    return found.coarse, found.fine
+
+
+def _first(pool: Pool, examples: Sequence[Example]) -> Pool:
+    return pool.take(torch.arange(min(POOL, len(examples)))).first_captions()
+
+
+def measure_fusion(work: Work, seed: int) -> Row:
+    """Trains a fusion model, its hard negatives from this seed's "fine alone"; scores all pairs, and reranks."""
+    checkpoint = work.checkpoint(RECIPES[0], seed)
+    tokenizer = open_checkpoint(checkpoint).processor.tokenizer
+    settings = fusion.Settings(seed=seed)
+    learned = encoded(work, checkpoint, work.training)
+    confused = _confused(learned)
+    began = time.monotonic()
+    model = fusion.train_fusion(
+        _regions(work, work.training), work.training, confused, tokenizer, settings
+    )
+    train_seconds = time.monotonic() - began
+    held_out = work.held_out[:POOL]
+    regions = _regions(work, work.held_out).take(torch.arange(len(held_out)))
+    pool = _first(encoded(work, checkpoint, work.held_out), work.held_out)
+    captions = [example.captions[0] for example in held_out]
+    began = time.monotonic()
+    scores = fusion.score_pairs(model, regions, captions, tokenizer, settings)
+    all_pairs = time.monotonic() - began
+    began = time.monotonic()
+    best = coarse_topk(pool.texts.fine, pool.images.fine, RERANKED).rows
+    by_fusion = fusion.score_pairs(model, regions, captions, tokenizer, settings, best)
+    reranking = time.monotonic() - began
+    began = time.monotonic()
+    coarse_topk(pool.texts.fine, pool.images.fine, RERANKED)
+    dual = time.monotonic() - began
+    back = coarse_topk(pool.images.fine, pool.texts.fine, RERANKED).rows
+    reranked = _rescored(pool.texts.fine @ pool.images.fine.T, best, by_fusion)
+    reranked_back = _rescored(pool.images.fine @ pool.texts.fine.T, back, scores.T.gather(1, back))
+    return {
+        "train_seconds": train_seconds,
+        "all_pairs": _figures(_recalls(scores, scores.T, pool)),
+        "reranked": _figures(_recalls(reranked, reranked_back, pool)),
+        "fine_alone": _figures(_recalls_of_dual(pool)),
+        "milliseconds_a_query": {
+            "all_pairs": 1e3 * all_pairs / len(captions),
+            "reranked": 1e3 * reranking / len(captions),
+            "fine_alone": 1e3 * dual / len(captions),
+        },
+    }
+
+
+def _regions(work: Work, examples: Sequence[Example]) -> fusion.Regions:
+    file = work.place / f"regions-{len(examples)}.pt"
+    if not file.is_file():
+        model = HiVLPModel.from_pretrained(work.checkpoint(RECIPES[0], 0), dtype=torch.float32)
+        processor = open_checkpoint(work.checkpoint(RECIPES[0], 0)).processor
+        assert isinstance(model.image_tower, EfficientNetLite0)
+        found = fusion.look(model.image_tower, processor, examples)
+        torch.save({"maps": found.maps, "whole": found.whole}, file)
+    return fusion.Regions(**torch.load(file, weights_only=True))
+
+
+def _confused(pool: Pool) -> Tensor:
+    """For each picture, CONFUSED others of other concepts that its first caption finds first: `[N, CONFUSED]`."""
+    first = pool.first_captions()
+    rows = coarse_topk(first.texts.fine, first.images.fine, 4 * CONFUSED).rows
+    same = first.concepts[rows] == first.concepts[:, None]
+    order = same.int().argsort(dim=1, stable=True)[:, :CONFUSED]  # the others, in their order
+    return rows.gather(1, order)
+
+
+def _rescored(scores: Tensor, rows: Tensor, better: Tensor) -> Tensor:
+    """`scores`, where those of `rows` are replaced by `better` ones, above all others."""
+    lifted = better - better.min() + scores.max() + 1
+    return scores.scatter(1, rows, lifted)
+
+
+def _recalls(text_to_image: Tensor, image_to_text: Tensor, pool: Pool) -> Recalls:
+    """From whole score matrices `[M, N]` and `[N, M]`; of equal scores the wrong one is counted first."""
+    right = pool.concepts[pool.owners][:, None] == pool.concepts[None, :]
+    places = [
+        (scores >= scores.masked_fill(~answers, -math.inf).amax(dim=1, keepdim=True))
+        .logical_and(~answers).sum(dim=1) + 1
+        for scores, answers in ((text_to_image, right), (image_to_text, right.T))
+    ]  # fmt: skip
+    return recalls_of(places[0], places[1], text_to_image.shape[1])
+
+
+def _recalls_of_dual(pool: Pool) -> Recalls:
+    scores = pool.texts.fine @ pool.images.fine.T
+    return _recalls(scores, scores.T, pool)
+
+
+def _figures(recalls: Recalls) -> dict[str, float]:
+    return {
+        "t2i_R@1": recalls.text_to_image["R@1"],
+        "i2t_R@1": recalls.image_to_text["R@1"],
+        "AR": recalls.average,
+    }
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def tables(facts: Row) -> str:
+    """The README's tables: means over the seeds, with standard deviations where there are several."""
+    runs_of: dict[str, list[Row]] = {}
+    for row in facts["runs"]:
+        runs_of.setdefault(row["recipe"], []).append(row)
+    lines = [
+        "| trained | seeds | fine t→i R@1 | coarse alone | of fine | coarse + rerank | fine AR | + rerank AR |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, rows in runs_of.items():
+        if "fine" not in rows[0]:
+            continue
+        cells = [name, str(len(rows)), _mean([r["fine"]["t2i_R@1"] for r in rows])]
+        if name == RECIPES[0].name:
+            cells += ["–"] * 3 + [_mean([r["fine"]["AR"] for r in rows]), "–"]
+        else:
+            share = [100 * r["coarse"]["t2i_R@1"] / r["fine"]["t2i_R@1"] for r in rows]
+            cells += [_mean([r["coarse"]["t2i_R@1"] for r in rows]), _mean(share) + " %"]
+            cells += [
+                f"{_mean([r['two_stage']['t2i_R@1'] for r in rows])} ({rows[0]['candidates']})"
+            ]
+            cells += [_mean([r[way]["AR"] for r in rows]) for way in ("fine", "two_stage")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"| {POOL:,} pictures, first captions | seeds | t→i R@1 | i→t R@1 | AR | ms a query |",
+              "|---|---|---|---|---|---|"]  # fmt: skip
+    ours = runs_of.get("hierarchical, 16 dims", [])
+    if ours:
+        lines.append(
+            _pool_line("coarse 16 + rerank of 32", [r[f"two_stage_of_{POOL}"] for r in ours], [])
+        )
+    for way, name in (
+        ("fine_alone", "fine alone, full scan"),
+        ("reranked", f"fine alone, fusion over the best {RERANKED}"),
+        ("all_pairs", "fusion, all pairs"),
+    ):
+        rows = runs_of.get("fusion", [])
+        if rows:
+            times = [r["milliseconds_a_query"][way] for r in rows]
+            lines.append(_pool_line(name, [r[way] for r in rows], times))
+    return "\n".join(lines)
+
+
+def _pool_line(name: str, figures: list[dict[str, float]], times: list[float]) -> str:
+    cells = [_mean([f[key] for f in figures]) for key in ("t2i_R@1", "i2t_R@1", "AR")]
+    spent = f"{statistics.mean(times):.3g}" if times else "–"
+    return f"| {name} | {len(figures)} | {' | '.join(cells)} | {spent} |"
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -245,6 +245,7 @@ class _Build:
         """Append to the list; what an interrupted build wrote there and never published is cut off first."""
         if not skipped and not self.listing.exists():
             return
+        self.listing.parent.mkdir(parents=True, exist_ok=True)
         with self.listing.open("ab") as stream:
             stream.truncate(self.reached.listed)
             for skip in skipped:

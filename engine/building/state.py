@@ -74,6 +74,7 @@ class State:
             "base": self.base,
             "reached": [asdict(entry) for entry in self.reached],
         }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_name(f"{self.file.name}.draft")
         with draft.open("w", encoding="utf-8") as stream:
             json.dump(stored, stream)

@@ -69,14 +69,14 @@ def skipped_of(report: Report) -> list[dict[str, Any]]:
 
 def test_a_folder(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("not a picture")
-    report = build_index([folder], tmp_path / "index", encoder)
+    report = build_index([folder], tmp_path / "new" / "index", encoder)
     ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
     assert_holds(report.index, {id: Path(id).name for id in ids}, encoder)
     assert (report.indexed, report.held, report.skipped, report.resumed) == (9, 0, 0, 0)
     assert report.listed is None
-    opened = engine.Index.open(tmp_path / "index")
+    opened = engine.Index.open(tmp_path / "new" / "index")
     assert opened.ids_at(np.arange(9)) == ids
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "pictures"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["index"]
 
 
 def test_what_cannot_be_read_is_listed(
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_listed(
     (folder / "bbb.jpg").write_bytes(b"")
     (folder / "ccc.GIF").write_bytes(b"GIF89a")
     (folder / "ddd.webp").symlink_to(folder / "nowhere")
-    report = build_index([folder], tmp_path / "index", encoder)
+    report = build_index([folder], tmp_path / "new" / "index", encoder)
     assert (report.indexed, report.skipped) == (9, 4)
     lines = skipped_of(report)
     assert [line["id"] for line in lines] == ["aaa.png", "bbb.jpg", "ccc.GIF", "ddd.webp"]

@@ -1,5 +1,6 @@
 """Every kind of head and tower: what the vectors are, saved and opened again, and exported."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,12 +142,25 @@ def test_own_heads_share_no_weight_so_the_coarse_loss_leaves_the_fine_head_alone
         assert (not any(name.startswith(("trunk", "fine")) for name in touched)) == alone
 
 
-def test_a_configuration_without_the_newer_keys_is_the_kind_that_it_was() -> None:
-    config = AutoConfig.from_pretrained(CHECKPOINT)
+def test_a_configuration_without_the_newer_keys_is_the_kind_that_it_was(tmp_path: Path) -> None:
+    small_config("shared").save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    newer = ("heads", "fine_from", "coarse_head_dim", "coarse_text_dim", "image_neck", "logit_bias")
+    older = {name: value for name, value in written.items() if name not in newer}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    config = AutoConfig.from_pretrained(tmp_path)
     assert (config.heads, config.fine_from, config.coarse_text_dim) == ("shared", "head", 0)
-    assert config.backbone is None
+    assert (config.backbone, config.image_neck) == (None, 0)
+    heads = {n for n in AutoModel.from_config(config).state_dict() if n.startswith("image_heads")}
+    trunk = {f"image_heads.trunk.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+    assert heads == trunk | {"image_heads.coarse.weight", "image_heads.fine.weight"}
+
+
+def test_the_example_checkpoint_holds_what_its_configuration_says_and_no_more() -> None:
+    config = AutoConfig.from_pretrained(CHECKPOINT)
     names = set(load_file(CHECKPOINT / "model.safetensors"))
     assert names == set(AutoModel.from_config(config).state_dict())
+    assert (CHECKPOINT / "model.safetensors").stat().st_size <= 12e6
 
 
 @pytest.mark.parametrize(

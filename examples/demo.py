@@ -20,7 +20,7 @@ from engine.building import index_folder
 
 HERE = Path(__file__).parent
 PICTURES, CHECKPOINT = HERE / "pictures", HERE / "checkpoint"
-K = 6
+K, RECALL = 6, 0.98
 
 SENTENCES = (
     "a slice of pizza",
@@ -51,7 +51,12 @@ def main() -> None:
     started = time.perf_counter()
     retriever = index_folder(PICTURES, engine.open_encoder(CHECKPOINT))
     console.print(f"[bold]{retriever}[/bold]")
-    console.print(f"indexed in {time.perf_counter() - started:.1f} s\n")
+    console.print(f"indexed in {time.perf_counter() - started:.1f} s")
+    calibration = retriever.calibrate(_some_captions(retriever), K, target_recall=RECALL)
+    console.print(
+        f"calibrated: {calibration.candidates:,} candidates find {calibration.recall:.1%} of what the exact "
+        f"search finds for {calibration.queries} captions\n"
+    )
     retriever.warmup(batch_sizes=(len(SENTENCES),), k=K)
 
     by_words = retriever.search(list(SENTENCES), k=K)
@@ -71,6 +76,12 @@ def main() -> None:
     console.print(f"\n{stages}\n{agreement}")
     page.write_text(_page(by_words, by_pictures, f"{stages}. {agreement}."), encoding="utf-8")
     console.print(f"open [bold]{page}[/bold] in a browser")
+
+
+def _some_captions(retriever: engine.Retriever) -> list[str]:
+    """The first caption of every twelfth picture, each once."""
+    items = (retriever.index.metadata_at(row) for row in range(0, len(retriever), 12))
+    return sorted({item["captions"][0] for item in items if item})
 
 
 def _without(retriever: engine.Retriever, ids: Sequence[str]) -> np.ndarray:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InvalidArgument,
         MissingPackage,
         RuntimeUnavailable,
+        TrainingError,
         UnknownId,
     )
     from engine.index import Index
@@ -62,6 +63,7 @@ _ROOMS = {
             "MissingPackage",
             "RuntimeUnavailable",
             "ImageError",
+            "TrainingError",
             "UnknownId",
         ),
         "errors",
@@ -90,6 +92,7 @@ __all__ = [
     "RuntimeUnavailable",
     "SearchResult",
     "Timings",
+    "TrainingError",
     "UnknownId",
     "open_encoder",
 ]

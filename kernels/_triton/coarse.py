@@ -23,7 +23,7 @@ from kernels._triton.device import (
     on_device,
     take_workspace,
 )
-from kernels._triton.launch import CoarseLaunch, coarse_launch, power, sort_warps
+from kernels._triton.launch import MAX_REGISTERS, CoarseLaunch, coarse_launch, power, sort_warps
 from kernels._triton.maxima import dot_max
 from kernels._triton.selection import finish, rescore, scan, select_groups
 from kernels.topk import TopK
@@ -31,7 +31,6 @@ from kernels.topk import TopK
 __all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
 
 RESCORE_ROWS = 128  # rows that one program of `rescore` takes
-MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 128 and spills a few instead
 SELECT_BLOCK = 2048  # maxima that a program of `select_groups` reads at a time
 
 

@@ -12,10 +12,11 @@ import torch
 
 from kernels._triton.launch_table import TABLE
 
-__all__ = ["INTERPRETED", "MAX_K", "CoarseLaunch", "RerankLaunch", "coarse_launch", "power",
+__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "coarse_launch", "power",
            "rerank_launch", "shape_class", "sort_warps"]  # fmt: skip
 
 MAX_K = 4096
+MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 64 or 128 and spills a few instead
 INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
 MAXIMA_BYTES = 1 << 30  # group maxima held at a time; larger batches go in parts
 SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from kernels._triton.candidates import rerank_fused, rerank_keys, rerank_sort
 from kernels._triton.device import capability_of, on_device, take_workspace
-from kernels._triton.launch import MAX_K, RerankLaunch, power, rerank_launch, sort_warps
+from kernels._triton.launch import (
+    MAX_K,
+    MAX_REGISTERS,
+    RerankLaunch,
+    power,
+    rerank_launch,
+    sort_warps,
+)
 from kernels.topk import TopK
 
 __all__ = ["rerank_topk", "rerank_workspace"]
@@ -83,7 +90,8 @@ def rerank_topk(
         if launch.fused:
             rerank_fused[(batch,)](
                 queries, items, candidates, keys, *out, count, listed, k, d, *strides,
-                WIDTH=width, num_warps=max(4 if width <= 1024 else 8, launch.warps), **score,
+                WIDTH=width, num_warps=max(4 if width <= 1024 else 8, launch.warps),
+                maxnreg=MAX_REGISTERS, **score,
             )  # fmt: skip
         else:
             tiles = -(-listed // launch.rows)

@@ -54,7 +54,7 @@ train-example: pictures        ## train the example checkpoint from those pictur
 	rm -rf examples/checkpoint
 	mv build/checkpoint examples/checkpoint
 
-recipes: pictures              ## the hierarchy beside other recipes, three seeds: an hour and a half on two cores
+recipes: pictures              ## the hierarchy beside other recipes, three seeds: takes hours, goes on where it was
 	$(PY) -m benchmarks.recipes
 
 serve:                         ## not built yet

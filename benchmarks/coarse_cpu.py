@@ -1,8 +1,7 @@
 """Our coarse search beside FAISS on this CPU, in one run: `python -m benchmarks.coarse_cpu`.
 
-Random unit vectors, N = 1,048,576, d = 64, k = 128, 2 threads. For each batch size the three
-searches take turns, so that a busy machine is busy for all of them, with a pause after each, for
-threads of a BLAS go on spinning for a while and would burden whoever comes next; medians are compared.
+Random unit vectors, N = 1,048,576, d = 64, k = 128, 2 threads. Timed as `benchmarks.timing.take_turns` says;
+medians are compared.
 
 float32   the same vectors as FAISS, the same float32 answer: rows must agree
 bfloat16  vectors stored in bfloat16: half the bytes, recall@k against the float32 answer
@@ -13,11 +12,7 @@ rerank    gather and rescore 128 candidates of D = 768 float16 (ours only)
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,14 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.machine import THREADS, about
+from benchmarks.timing import percentiles, take_turns
 from kernels import coarse_topk, rerank_topk
-from kernels._torch.product import fast_dtype
 
 RESULTS = Path(__file__).parent / "results"
-D, K, THREADS = 64, 128, 2
+D, K = 64, 128
 TARGETS = {1: 2, 32: 10, 256: 10}  # times faster than FAISS
-PAUSE = 0.03  # seconds
-COSTLY = 4.0  # seconds: what takes longer is run once
 
 
 def main() -> None:
@@ -43,32 +37,14 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     count = 1 << 16 if arguments.quick else 1 << 20
     batches = (1, 32) if arguments.quick else (1, 32, 256, 2048)
-    report = {"machine": machine(), "N": count, "d": D, "k": K, "cases": []}
+    report = {"machine": about(), "N": count, "d": D, "k": K, "cases": []}
     print(json.dumps(report["machine"]))
     print(f"N = {count:,}, d = {D}, k = {K}, {THREADS} threads; milliseconds, medians")
     report["cases"] = [*coarse_cases(count, batches), *rerank_cases(count, batches)]
-    report["load_after"] = os.getloadavg()
+    report["load_after"] = about()["load"]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"wrote {arguments.out}")
-
-
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    try:
-        faiss = importlib.metadata.version("faiss-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        faiss = "not installed"
-    return {
-        "torch": torch.__version__,
-        "faiss": faiss,
-        "python": platform.python_version(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "products_in": str(fast_dtype()),
-        "load": os.getloadavg(),
-    }
 
 
 def unit(count: int, width: int, seed: int) -> Tensor:
@@ -76,21 +52,12 @@ def unit(count: int, width: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(count, width, generator=generator))
 
 
-def medians(searches: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
-    """Milliseconds of each search; they take turns, after one untimed turn."""
-    times: dict[str, list[float]] = {name: [] for name in searches}
-    for turn in range(16):
-        for name, search in searches.items():
-            if len(times[name]) > 1 and max(times[name]) > COSTLY * 1000:
-                continue
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            search()
-            times[name].append((time.perf_counter() - start) * 1e3)
-        if turn and sum(map(sum, times.values())) > 40_000:
-            break
-    timed = {name: sorted(spent[1:]) for name, spent in times.items()}
-    return {n: {"median": s[len(s) // 2], "min": s[0], "runs": len(s)} for n, s in timed.items()}
+def timed(searches: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each search, as percentiles."""
+    return {
+        name: percentiles(spent)
+        for name, spent in take_turns(searches, seconds=10, most=16).items()
+    }
 
 
 def agreement(rows: Tensor, truth: Tensor) -> float:
@@ -116,7 +83,7 @@ def coarse_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]
         }
         if flat is not None:
             searches = {"faiss": partial(flat, some)} | searches
-        times = medians(searches)
+        times = timed(searches)
         truth = coarse_topk(some, items, K).rows
         peer = flat(some) if flat is not None else None
         case: dict[str, object] = {
@@ -136,7 +103,7 @@ def line(case: dict[str, object], times: dict[str, dict[str, float]]) -> str:
     peer = times["faiss"]["median"] if "faiss" in times else float("nan")
     cells = f"{case['B']:>5} {peer:>9.1f}"
     for name in ("float32", "bfloat16"):
-        cells += f" {times[name]['median']:>9.1f} {peer / times[name]['median']:>5.1f}"
+        cells += f" {times[name]['p50']:>9.1f} {peer / times[name]['p50']:>5.1f}"
     return (
         f"{cells}  {case['target'] or '-':>6}  rows as faiss {case['rows_as_faiss']}, "
         f"recall of bfloat16 {case['recall_bfloat16']:.4f}"
@@ -164,11 +131,9 @@ def rerank_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]
     for batch in batches:
         asked = torch.randint(0, rows, (batch, K), generator=generator)
         some = queries[:batch]
-        times = medians({"float16": partial(rerank_topk, some, items, asked, 10)})
+        times = timed({"float16": partial(rerank_topk, some, items, asked, 10)})
         cases.append({"op": "rerank", "B": batch, "C": K, "D": width, "ms": times})
-        print(
-            f"rerank B = {batch}, C = {K}, D = {width}, float16: {times['float16']['median']:.2f}"
-        )
+        print(f"rerank B = {batch}, C = {K}, D = {width}, float16: {times['float16']['p50']:.2f}")
     return cases
 
 

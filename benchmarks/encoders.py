@@ -3,8 +3,8 @@
 The example checkpoint, and a CLIP of ViT-B/32's size with random weights; both towers, batches of 1, 8 and 64, from
 inputs in memory to vectors in memory (preprocessing is the same whoever runs the towers). Both are exported first,
 into `--work`, where the next run finds them. On a CPU torch and ONNX Runtime compute in float32; on a GPU the
-export is float16, and TensorRT joins where an installed one builds for it. The runtimes take turns, with a pause
-after each, so that a busy machine is busy for all of them.
+export is float16, and TensorRT joins where an installed one builds for it. Timed as
+`benchmarks.timing.take_turns` says.
 
     python -m benchmarks.encoders --model example     measure one of the two, keep the other's figures
     python -m benchmarks.encoders --table             print the README's table from the JSON
@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.machine import THREADS, about
+from benchmarks.timing import percentiles, take_turns
 from engine.checkpoints import Checkpoint, open_checkpoint
 from engine.encoders.dual_encoder import DualEncoder
 from engine.encoders.manifest import MANIFEST, TOWERS, Manifest, Tower
@@ -43,10 +40,8 @@ from export.tensorrt_builder import choose_targets
 RESULTS = Path(__file__).parent / "results" / "encoders.json"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "checkpoint"
 BATCHES = (1, 8, 64)
-THREADS = 2
 TOKENS = 16
 SECONDS, LEAST, MOST = 5.0, 5, 200  # a case runs so long, and each runtime so many times
-PAUSE = 0.03  # seconds: threads of a BLAS go on spinning, and would burden whoever comes next
 
 Run = Callable[[], object]
 
@@ -95,29 +90,14 @@ def main() -> None:
     for name in chosen:
         found += cases(name, arguments.work, (1,) if arguments.quick else BATCHES, arguments.quick)
     found.sort(key=lambda case: list(MODELS).index(case["model"]))
-    report = {"machine": machine(), "tokens": TOKENS, "cases": found}
+    report = {
+        "machine": about("cuda" if torch.cuda.is_available() else "cpu"),
+        "tokens": TOKENS,
+        "cases": found,
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(table(found))
-
-
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    versions = {}
-    for package in ("torch", "transformers", "onnxruntime", "onnxruntime-gpu", "tensorrt"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-        **versions,
-    }
 
 
 def cases(name: str, work: Path, batches: tuple[int, ...], quick: bool) -> list[dict[str, Any]]:
@@ -192,28 +172,10 @@ def _inputs(checkpoint: Checkpoint, tower: Tower, batch: int) -> tuple[Tensor, .
 
 
 def in_turns(runs: Mapping[str, Run], quick: bool) -> dict[str, dict[str, float]]:
-    """Milliseconds, 50th and 95th percentile of each, and how many times it ran."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()  # what is done once: memory, kernels
-    stop = time.perf_counter() + SECONDS * len(runs)
-    least, most = (3, 3) if quick else (LEAST, MOST)
-    for turn in range(most):
-        if turn >= least and time.perf_counter() > stop:
-            break
-        for name, run in runs.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {
-        name: {
-            "p50": float(np.percentile(each, 50)),
-            "p95": float(np.percentile(each, 95)),
-            "runs": len(each),
-        }
-        for name, each in times.items()
-    }
+    """Milliseconds of each, as percentiles."""
+    most = 3 if quick else MOST
+    times = take_turns(runs, seconds=SECONDS, least=min(LEAST, most), most=most)
+    return {name: percentiles(each) for name, each in times.items()}
 
 
 def table(cases: list[dict[str, Any]]) -> str:

@@ -12,14 +12,10 @@ figures mean nothing and are marked so.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import itertools
 import json
-import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.machine import about
 from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, NotInstalled, NotSupported
+from benchmarks.timing import ceilings, milliseconds
 from kernels import TopK, _triton, coarse_topk, rerank_topk
 from kernels.score import score_pairs
 
@@ -40,7 +38,6 @@ __all__ = ["main"]
 
 LIMIT_S = 500.0  # a run must end under 9 minutes
 PEER_LIMIT_S = 2.0  # a peer that takes longer for one call is called once
-ROUNDS, ROUNDS_S = 50, 0.25  # rounds of one timing: at most so many, at most so long (but 3)
 
 
 @dataclass(frozen=True)
@@ -76,40 +73,6 @@ def shapes(dry: bool) -> list[Shape]:
 # ------------------------------------------------------------------ timing
 
 
-def _sync(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def milliseconds(search: Callable[[], Any], device: torch.device, limit_s: float) -> list[float]:
-    """Times of single calls, warmed up, in milliseconds; one call only where one passes limit_s."""
-    for _ in range(2):
-        begun = time.perf_counter()
-        search()
-        _sync(device)
-        spent = time.perf_counter() - begun
-    if spent > limit_s:
-        return [spent * 1e3]
-    rounds = max(3, min(ROUNDS, int(ROUNDS_S / max(spent, 1e-6))))
-    if device.type != "cuda":
-        times = []
-        for _ in range(rounds):
-            begun = time.perf_counter()
-            search()
-            times.append((time.perf_counter() - begun) * 1e3)
-        return times
-    pairs = [
-        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-        for _ in range(rounds)
-    ]
-    for start, stop in pairs:
-        start.record()
-        search()
-        stop.record()
-    _sync(device)
-    return [start.elapsed_time(stop) for start, stop in pairs]
-
-
 def summary(times: list[float]) -> dict[str, float]:
     """Median, spread and count of the times, in milliseconds."""
     return {
@@ -125,23 +88,11 @@ def captured(search: Callable[[], Any], device: torch.device) -> Callable[[], An
     if device.type != "cuda":
         return search
     search()
-    _sync(device)
+    torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         search()
     return graph.replay
-
-
-def ceilings(device: torch.device, dry: bool) -> dict[str, float]:
-    """What this device does at best: bytes/s of a copy (read + written), FLOP/s of a product."""
-    size = 1 << (16 if dry else 30)
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy = statistics.median(milliseconds(lambda: target.copy_(source), device, 1.0))
-    edge = 64 if dry else 8192
-    left, right = (torch.randn(edge, edge, device=device).half() for _ in range(2))
-    product = statistics.median(milliseconds(lambda: left @ right, device, 1.0))
-    return {"copy_bytes_s": 2e3 * size / copy, "product_flops": 2e3 * edge**3 / product}
 
 
 # ------------------------------------------------------------------ one shape
@@ -319,23 +270,6 @@ def corpora(todo: list[Shape], device: torch.device) -> Iterator[tuple[Shape, Te
         yield shape, held[1]
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """What the figures depend on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
-    return {
-        "device": name,
-        "commit": commit or "unknown",
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": importlib.metadata.version("triton"),
-        "cuda": str(torch.version.cuda),
-    }
-
-
 def line(report: dict[str, Any]) -> str:
     """One row of the table."""
     shape = report["shape"]
@@ -352,9 +286,9 @@ def line(report: dict[str, Any]) -> str:
 
 def run(todo: list[Shape], device: torch.device, dry: bool, until: float) -> dict[str, Any]:
     """Checks, then times; the report."""
-    report: dict[str, Any] = {"machine": machine(device), "dry_run": dry, "wrong": [], "cases": [],
+    report: dict[str, Any] = {"machine": about(device), "dry_run": dry, "wrong": [], "cases": [],
                               "not_reached": []}  # fmt: skip
-    report["ceilings"] = ceiling = ceilings(device, dry)
+    report["ceilings"] = ceiling = ceilings(device, tiny=dry)
     print(json.dumps(report["machine"]), json.dumps(ceiling), flush=True)
     for shape, items in corpora(todo, device):
         if time.monotonic() > until:

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import milliseconds, units
+from benchmarks.gpu import units
+from benchmarks.timing import milliseconds
 from kernels._triton import launch_table
 from kernels._triton.launch import SHARED_BYTES, CoarseLaunch, coarse_launch, shape_class
 

@@ -37,7 +37,7 @@ def guarantees(
         kept = "calibrated"
     # A candidate that is none: there were no more items that could be found, so all were scored.
     full = candidates.rows.shape[1] >= len(snapshot.index)
-    every = (candidates.rows[:, -1] < 0).tolist()
+    every = [row < 0 for row in candidates.rows[:, -1].tolist()]
     bounds = bounds_of(snapshot) if certify else None
     proven = [False] * len(every)
     if bounds is not None:

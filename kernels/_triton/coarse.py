@@ -178,7 +178,7 @@ def _search_part(
             at["spans"], at["groups"], at["group_count"], at["hit_count"],
             sizes.k, d, sizes.n_spans, *queries.stride(), sizes.cap,
             PAD=exact["PAD"], BLOCK_N=launch.block_n, NESTED=launch.nested, FP8=fp8, GAMMA=gamma,
-            BLOCK=SELECT_BLOCK, num_warps=8, enable_fp_fusion=False,
+            BLOCK=SELECT_BLOCK, num_warps=8, maxnreg=MAX_REGISTERS, enable_fp_fusion=False,
         )  # fmt: skip
         rows = max(RESCORE_ROWS, launch.tiles)
         rescore[(-(-sizes.cap * launch.tiles // rows), batch)](

@@ -28,8 +28,8 @@ check: setup                   ## style, types, import rules, what the Triton ke
 	$(PY) -m pytest tests/test_import_rules.py
 	$(PY) -m kernels.audit --quick
 
-bench: setup                   ## CPU search speed beside FAISS
-	$(PY) -m benchmarks.coarse_cpu
+bench: setup                   ## what is timed is tested, then timed: kernels, searches, encoders, the index
+	$(PY) -m pytest benchmarks --benchmark-json build/bench.json --benchmark-columns median,min,max,rounds
 
 gpu:                           ## on a CUDA machine, with its own python3: GPU tests, then benchmarks
 	mkdir -p $(OUT)

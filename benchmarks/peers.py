@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["COARSE_PEERS", "RERANK_PEERS", "NotInstalled", "NotSupported"]
+__all__ = ["COARSE_PEERS", "RERANK_PEERS", "NotInstalled", "NotSupported", "need", "outcome"]
 
 Search = Callable[[], Any]
 CHUNK_SCORES = 1 << 28  # scores held at a time by the chunked product
@@ -29,11 +29,24 @@ class NotSupported(Exception):
     """The peer does not take these shapes or this device; the message says why."""
 
 
-def _need(name: str, install: str) -> ModuleType:
+def need(name: str, install: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise NotInstalled(install) from error
+
+
+def outcome(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` gives, or why there is nothing: a peer's failure is its result, not ours."""
+    try:
+        return measure()
+    except NotInstalled as error:
+        return {"not_installed": str(error)}
+    except NotSupported as error:
+        return {"not_supported": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever a peer raises
+        torch.cuda.empty_cache()
+        return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
 
 
 def _chunk_best(queries: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -76,13 +89,13 @@ def compiled_topk(queries: Tensor, items: Tensor, k: int) -> Search:
 
 def flashlib_knn(queries: Tensor, items: Tensor, k: int) -> Search:
     """FlashLib's fused brute-force neighbours: rows only, its quickest form."""
-    module = _need("flashlib.primitives.knn", "pip install --no-deps flashlib==0.4.0")
+    module = need("flashlib.primitives.knn", "pip install --no-deps flashlib==0.4.0")
     return lambda: module.flash_knn_triton(queries[None], items[None], k)
 
 
 def jax_approx_max_k(queries: Tensor, items: Tensor, k: int) -> Search:
     """jax.lax.approx_max_k over one product, jitted, at its default recall target of 0.95."""
-    jax = _need("jax", "pip install 'jax[cuda13]'")
+    jax = need("jax", "pip install 'jax[cuda13]'")
     if queries.device.type == "cuda" and jax.default_backend() != "gpu":
         raise NotSupported(f"jax runs on {jax.default_backend()} here")
     if 4 * len(queries) * len(items) > 16 << 30:
@@ -94,7 +107,7 @@ def jax_approx_max_k(queries: Tensor, items: Tensor, k: int) -> Search:
 
 def cuvs_brute_force(queries: Tensor, items: Tensor, k: int) -> Search:
     """cuVS brute force by inner product."""
-    module = _need("cuvs.neighbors.brute_force", "pip install cuvs-cu13 (NVIDIA's index)")
+    module = need("cuvs.neighbors.brute_force", "pip install cuvs-cu13 (NVIDIA's index)")
     index = module.build(items, metric="inner_product")
     return lambda: module.search(index, queries, k)
 

@@ -1,0 +1,80 @@
+"""`Retriever.search` by mode, batch size and N, its stages, and what it costs beyond its two kernels.
+
+Clustered vectors (`benchmarks.vectors`), D = 768 in float16, 64 coarse dims in bfloat16, C = 128, k = 10.
+"""
+
+import statistics
+from functools import cache
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import engine
+from benchmarks.conftest import Timed
+from benchmarks.timing import take_turns
+from benchmarks.vectors import vectors
+from engine.retriever import Mode
+from kernels import TopK, coarse_topk, rerank_topk
+
+COUNTS, QUICK_COUNTS = (10_000, 100_000, 1_000_000), (10_000, 50_000)
+WIDTH, CANDIDATES, K = 768, 128, 10
+STAGES = ("encode", "coarse", "rerank")
+
+
+@cache
+def collection(count: int) -> tuple[engine.Retriever, Tensor]:
+    items, queries = vectors("clusters", count, WIDTH, 256)
+    return engine.Retriever.from_embeddings(
+        items.half(), coarse_dtype="bfloat16", candidates=CANDIDATES
+    ), queries
+
+
+@pytest.fixture(params=range(len(COUNTS)), ids=["small", "middle", "large"])
+def count(request: pytest.FixtureRequest, quick: bool) -> int:
+    counts = QUICK_COUNTS if quick else COUNTS
+    if request.param >= len(counts):
+        pytest.skip("--quick searches small collections only")
+    return counts[request.param]
+
+
+@pytest.mark.parametrize("batch", [1, 32, 256])
+@pytest.mark.parametrize("mode", ["two_stage", "coarse", "exact"])
+def test_search(timed: Timed, benchmark: Any, count: int, mode: Mode, batch: int) -> None:
+    retriever, queries = collection(count)
+    asked, stages = queries[:batch], []
+
+    def search() -> engine.SearchResult:
+        found = retriever.search(asked, K, mode=mode)
+        stages.append(found.timings)
+        return found
+
+    found = timed(search, op="search", mode=mode, N=count, B=batch, D=WIDTH, k=K)
+    benchmark.extra_info["stages"] = {
+        stage: 1e3 * statistics.median(getattr(each, stage) for each in stages) for stage in STAGES
+    }
+    assert bool((found.rows >= 0).all())
+
+
+def test_overhead(timed: Timed, count: int) -> None:
+    """A search of one query beside the two kernels on the same tensors, in turns: what all the rest costs."""
+    retriever, queries = collection(count)
+    snapshot = retriever._collection.snapshot
+    given = snapshot.project(engine.Embeddings(None, queries[:1]), coarse_too=True)
+    (fine,) = snapshot.fine.parts
+    longest = 1.01 * snapshot.norm_so_far[1]
+
+    def kernels() -> TopK:
+        assert given.coarse is not None
+        listed = coarse_topk(given.coarse, snapshot.coarse, CANDIDATES, max_norm=longest)
+        return rerank_topk(given.fine, fine, listed.rows, K)
+
+    def search() -> engine.SearchResult:
+        return retriever.search(queries[:1], K)
+
+    assert bool((search().rows == kernels().rows).all())
+    times = take_turns({"kernels": kernels, "search": search}, seconds=1, most=400)
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    over = medians["search"] - medians["kernels"]
+    timed(search, op="overhead", N=count, B=1, kernels_ms=medians["kernels"], overhead_us=1e3 * over,
+          share=over / medians["search"])  # fmt: skip

@@ -208,7 +208,7 @@ ASSUMPTIONS = f"""\
 - Floor: of the coarse stage the larger of bytes and products, of the rerank the bytes. Group maxima,
   selection and sorting are not counted.
 - Expected: the floor over an efficiency of {EFFICIENCY:.2f}, which is the kernels' target and not yet
-  reached on a GPU; {OVERHEAD_MS} ms a search for launches, as much again to merge eight lists."""
+  shown on a GPU; {OVERHEAD_MS} ms a search for launches, as much again to merge eight lists."""
 
 
 def on_h100s(items: int, dim: int, batch: int, gpus: int) -> Row:
@@ -318,7 +318,7 @@ def _fitted(rows: Sequence[Row], costs: Mapping[str, Mapping[str, float]]) -> st
     for op, found in costs.items():
         points = points_of(rows, "fitted", op)
         errors = [abs(from_fit(found, op, p) / p["ms"]["p50"] - 1) for p in points]
-        said = ", ".join(f"{1e6 * cost:.3g} a {name}" for name, cost in found.items() if cost)
+        said = ", ".join(f"{1e6 * cost:.3g} per {name}" for name, cost in found.items() if cost)
         lines.append([op, str(len(points)), said, *(f"{e:.0%}" for e in _spread(errors))])
     head = ["fit", "points", "nanoseconds", "error, median", "largest"]
     return _markdown(head, lines)
@@ -340,7 +340,8 @@ def _held_out(rows: Sequence[Row], costs: Mapping[str, Mapping[str, float]]) -> 
             point = {"N": count, "B": batch, "d": DIMS[-1], "C": KEPT}
             said = from_fit(costs["coarse"], "coarse", point)
             lines.append([_name("coarse", point), f"≈ {said:,.0f}", "–", "–"])
-    return _markdown(["held out", "fit, ms", "measured, ms", "error"], lines)
+    block = _markdown(["held out", "fit, ms", "measured, ms", "error"], lines)
+    return f"{block}\n\n≈: what the fit says of this machine, had it the memory."
 
 
 def _name(op: str, point: Row) -> str:
@@ -372,7 +373,8 @@ def _h100s() -> str:
         if found["dtype"] is None:
             lines.append([*head, "does not fit", *["–"] * 6])
             continue
-        times = [f"{found[key]:.3g}" for key in ("coarse_ms", "rerank_ms", "floor_ms")]
+        floors = [found[key] for key in ("coarse_ms", "rerank_ms", "floor_ms")]
+        times = [f"{ms:.3g}" if ms >= 1e-3 else "< 0.001" for ms in floors]
         expected = found["expected_ms"]
         each = f"{found['coarse_bytes'] / gpus / 1e9:.3g} GB"
         lines.append([*head, f"{found['dtype']}, {each}", found["fine"], *times,

@@ -72,7 +72,7 @@ def test_tables_hold_the_held_out_point_beside_its_prediction() -> None:
         f"| coarse, N = 1,048,576, B = 1, d = 64, C = 128 | {said:.3g} | {2 * said:.3g} | -50% |"
         in found
     )
-    assert "| coarse | 54 | 5e+04 a call, " in found
+    assert "| coarse | 54 | 5e+04 per call, " in found
     assert "| 0% | 0% |" in found  # the fit's errors: of its own points
     far = coarse_ms(10**9, 1, 64, scaling.KEPT)
     assert f"| coarse, N = 1,000,000,000, B = 1, d = 64, C = 512 | ≈ {far:,.0f} | – | – |" in found
@@ -84,6 +84,11 @@ def test_tables_hold_the_held_out_point_beside_its_prediction() -> None:
     assert "| 1,000,000,000 | int8 | 64 GB | 1,536 GB | 8 GB | 1,608 | – |" in found
     assert "| 1,000 | bfloat16 | – | – | – | 1,672 | 1,800 |" in found
     assert "not yet measured on a GPU" in found
+    # 512 x 1,536 bytes over 3 TB/s and eight GPUs are 33 ns.
+    assert (
+        "| 100,000,000 | 32 | 1 | 8 | bfloat16, 0.8 GB | GPU | 0.267 | < 0.001 | 0.267 | 0.6 | 1,667 |"
+        in found
+    )
     assert scaling.ASSUMPTIONS in found
     assert "Measured on a CPU, 2 threads, commit abc." in found
 

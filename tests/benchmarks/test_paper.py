@@ -103,6 +103,8 @@ def test_a_row_stays_until_commit_device_or_kind_change(
     assert measured("a", {"n": 2})["n"] == 1
     assert measured("b", {"n": 2})["n"] == 2  # tried again
     assert measured("a", {"n": 3}, quick=True)["n"] == 3
+    assert measured("a", {"n": 4})["n"] == 4
+    assert measured("a", {"n": 5})["n"] == 4
     for key, value in (("commit", "def"), ("device", "another"), ("versions", {"faiss-cpu": "1"})):
         machine[key] = value
         assert measured("a", {"n": key})["n"] == key

@@ -28,7 +28,7 @@ from engine.training.publish import publish
 from engine.training.sampling import Sampler
 from engine.training.settings import SCRATCH, Settings
 from engine.training.start import Start, from_checkpoint, from_scratch
-from engine.training.state import Interruption, digest_of, last_state, open_state
+from engine.training.state import Interruption, digest_of, last_state, opened_state
 from engine.training.trainer import METRIC, HierarchicalTrainer, arguments
 from engine.training.validation import Validation
 
@@ -72,54 +72,38 @@ def train(
         "pictures": digest_of(examples),
         "validation": digest_of(validation),
     }
-    states = open_state(output, run, resume=resume)
-    keep = features_file or states / "features.safetensors"
-    inputs = _inputs(start, examples, settings, keep, skipped)
-    checking = None
-    if validation:
-        held = keep.with_name(f"{keep.stem}-validation{keep.suffix}")
-        checking = Validation(_inputs(start, validation, settings, held, skipped, validating=True))
-    sampler = Sampler(inputs.examples, settings.batch_size, _views(start, settings), settings.seed)
-    _check_hard(settings, sampler)
     interruption = Interruption()
-    trainer = HierarchicalTrainer(
-        start.model,
-        settings,
-        arguments(settings, _rate(start, settings), states, checking is not None),
-        inputs=inputs,
-        sampler=sampler,
-        validation=checking,
-        callbacks=[interruption],
-    )
-    state = last_state(states)
-    if state is not None:
-        trainer.remember(state)
+    with opened_state(output, run, resume=resume) as states:
+        keep = features_file or states / "features.safetensors"
+        inputs = _inputs(start, examples, settings, keep, skipped)
+        checking = _validation(start, validation, settings, keep, skipped)
+        views = _views(start, settings)
+        sampler = Sampler(inputs.examples, settings.batch_size, views, settings.seed)
+        _check_hard(settings, sampler)
+        trainer = HierarchicalTrainer(
+            start.model,
+            settings,
+            arguments(settings, _rate(start, settings), states, checking is not None),
+            inputs=inputs,
+            sampler=sampler,
+            validation=checking,
+            callbacks=[interruption],
+        )
+        state = last_state(states)
+        if state is not None:
+            trainer.remember(state)
     with contextlib.redirect_stdout(sys.stderr), interruption.watching():  # the Trainer talks
         trainer.train(resume_from_checkpoint=None if state is None else str(state))
     if trainer.state.global_step < settings.steps:
         raise KeyboardInterrupt(
             f"stopped after step {trainer.state.global_step} of {settings.steps}"
         )
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    facts = (
-        asdict(settings)
-        | _shape(start)
-        | {
-            "learning_rate": _rate(start, settings),
-            "views": _views(start, settings),
-            "started_from": start.digest,
-            "pictures": len(inputs.examples),
-            "captions": sum(len(example.captions) for example in inputs.examples),
-            "concepts": sampler.concepts,
-            "skipped": list(skipped or []),
-            "validation_pictures": len(checking.inputs.examples) if checking else 0,
-            "validation_average_recall": _recalls(trainer),
-            "best_step": trainer.state.best_global_step if checking else settings.steps,
-            "final_loss": logged[-1] if logged else None,
-            "seconds": round(time.monotonic() - began, 1),
-            "torch": torch.__version__,
-        }
-    )
+    facts = _facts(start, settings, trainer, inputs, checking) | {
+        "concepts": sampler.concepts,
+        "skipped": list(skipped or []),
+        "seconds": round(time.monotonic() - began, 1),
+        "torch": torch.__version__,
+    }
     publish(start, output, inputs.examples[0], facts)
     shutil.rmtree(states)
     return facts
@@ -192,6 +176,20 @@ def _inputs(
     return Inputs(kept, processor, pictures, captions, phrasing=phrasing, seed=settings.seed)
 
 
+def _validation(
+    start: Start,
+    held: Sequence[Example],
+    settings: Settings,
+    keep: Path,
+    skipped: Skipped | None,
+) -> Validation | None:
+    """By the pictures `held` out, if there are any; their features are kept beside those of the others."""
+    if not held:
+        return None
+    file = keep.with_name(f"{keep.stem}-validation{keep.suffix}")
+    return Validation(_inputs(start, held, settings, file, skipped, validating=True))
+
+
 def _views(start: Start, settings: Settings) -> int:
     return settings.views or (1 if start.on_backbone else 3)
 
@@ -209,6 +207,32 @@ def _check_hard(settings: Settings, sampler: Sampler) -> None:
             got=str(settings.hard),
             remedy="One to four are usual.",
         )
+
+
+def _facts(
+    start: Start,
+    settings: Settings,
+    trainer: HierarchicalTrainer,
+    inputs: Inputs,
+    checking: Validation | None,
+) -> dict[str, Any]:
+    """What was chosen, and what came of it."""
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return (
+        asdict(settings)
+        | _shape(start)
+        | {
+            "learning_rate": _rate(start, settings),
+            "views": _views(start, settings),
+            "started_from": start.digest,
+            "pictures": len(inputs.examples),
+            "captions": sum(len(example.captions) for example in inputs.examples),
+            "validation_pictures": len(checking.inputs.examples) if checking else 0,
+            "validation_average_recall": _recalls(trainer),
+            "best_step": trainer.state.best_global_step if checking else settings.steps,
+            "final_loss": logged[-1] if logged else None,
+        }
+    )
 
 
 def _shape(start: Start) -> dict[str, Any]:

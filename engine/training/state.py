@@ -2,17 +2,18 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from engine.dataset import Example
-from engine.errors import CheckpointError, InvalidArgument
+from engine.errors import CheckpointError, EngineError, InvalidArgument
 from engine.training.trainer import COMPLETE
 
 RUN = "run.json"
@@ -20,6 +21,26 @@ RUN = "run.json"
 
 def side_directory(output: Path) -> Path:
     return output.with_name(f"{output.name}.state")
+
+
+@contextmanager
+def opened_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
+    """`open_state` for as long as a run is made ready: what is refused meanwhile leaves nothing behind.
+
+    A new side directory goes again, with the folders made above it. One that is resumed stays: it is another run's
+    work. Ctrl-C is no refusal: features that are computed so far are gone on with.
+    """
+    missing = [folder for folder in side_directory(output).parents if not folder.exists()]
+    place = open_state(output, run, resume=resume)
+    try:
+        yield place
+    except EngineError:
+        if not resume:
+            shutil.rmtree(place)
+            for folder in missing:
+                with suppress(OSError):  # someone else's files came into it
+                    folder.rmdir()
+        raise
 
 
 def open_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Path:

@@ -3,38 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from engine.training.loss import hierarchical_loss
 from engine.training.queue import Past
+from tests.engine.training_by_hand import Pairs, objective
 
-Array = NDArray[np.float64]
 LEVELS = {"tiny": 3, "coarse": 4, "fine": 16}
-
-
-def log_softmax(row: Array) -> Array:
-    return row - row.max() - np.log(np.exp(row - row.max()).sum())
-
-
-def softmax_loss(logits: Array, positives: NDArray[np.bool_]) -> float:
-    rows = [-log_softmax(row)[chosen].mean() for row, chosen in zip(logits, positives, strict=True)]
-    return float(np.mean(rows))
-
-
-def sigmoid_loss(logits: Array, positives: NDArray[np.bool_], bias: float) -> float:
-    total = 0.0
-    for row, chosen in zip(logits, positives, strict=True):
-        for logit, positive in zip(row, chosen, strict=True):
-            total += np.log1p(np.exp(-(1 if positive else -1) * (logit + bias)))
-    return total / len(logits)
-
-
-def divergence(logits: Array, teacher: Array) -> float:
-    rows = []
-    for row, told in zip(logits, teacher, strict=True):
-        p = np.exp(log_softmax(told))
-        rows.append((p * (log_softmax(told) - log_softmax(row))).sum())
-    return float(np.mean(rows))
 
 
 class Batch:
@@ -49,10 +23,12 @@ class Batch:
         self.scales = dict(zip(LEVELS, [0.3, 2.0, 9.0], strict=True))
         self.batch = batch
 
-    def logits(self, level: str) -> tuple[Array, Array]:
-        scale = min(np.exp(self.scales[level]), 100.0)
-        image, text = self.image[level], self.text[level]
-        return scale * image[: self.batch] @ text.T, scale * text[: self.batch] @ image.T
+    def pairs(self, first: int, last: int | None) -> Pairs:
+        image, text = (
+            {name: value[first:last] for name, value in side.items()}
+            for side in (self.image, self.text)
+        )
+        return Pairs(image, text, self.concepts[first:last])
 
     def tensors(self, first: int, last: int | None) -> tuple[dict[str, torch.Tensor], ...]:
         return tuple(
@@ -63,9 +39,6 @@ class Batch:
     def past(self) -> Past:
         image, text = self.tensors(self.batch, None)
         return Past(image, text, torch.from_numpy(self.concepts[self.batch :]))
-
-    def positives(self) -> NDArray[np.bool_]:
-        return self.concepts[: self.batch, None] == self.concepts[None, :]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 63])
@@ -78,19 +51,14 @@ def test_the_loss_equals_its_formula(
     given = Batch(batch, queued, seed=batch + queued)
     weights = {"tiny": 0.2, "coarse": 0.5, "fine": 1.0}
     biases = {"tiny": -1.0, "coarse": 0.5, "fine": -10.0}
-    expected = 0.0
-    for level in LEVELS:
-        both = given.logits(level)
-        parts = [
-            sigmoid_loss(logits, given.positives(), biases[level])
-            if sigmoid
-            else softmax_loss(logits, given.positives())
-            for logits in both
-        ]
-        expected += weights[level] * float(np.mean(parts))
-        if level != "fine":
-            pairs = zip(both, given.logits("fine"), strict=True)
-            expected += distillation * np.mean([divergence(a, b) for a, b in pairs])
+    expected = objective(
+        given.pairs(0, batch),
+        given.pairs(batch, None) if queued else None,
+        given.scales,
+        weights,
+        distillation,
+        biases if sigmoid else None,
+    )
     image, text = given.tensors(0, batch)
     found = hierarchical_loss(
         image,

@@ -34,6 +34,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def whole(
+    folder: Path, untrained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What the index of a build is that nobody disturbed."""
+    place = tmp_path_factory.mktemp("undisturbed") / "whole"
+    build_index([folder], place, untrained, segment=SEGMENT)
+    return state_of(place)
+
+
 def state_of(place: Path) -> dict[str, Any]:
     """Everything that must not depend on interruptions."""
     index = engine.Index.open(place)
@@ -58,9 +68,10 @@ def command(folder: Path, place: Path, checkpoint: Path) -> list[str]:
     return [sys.executable, "-m", "engine", "index", *map(str, (folder, *arguments))]
 
 
-def test_killed_again_and_again(folder: Path, untrained: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again(
+    folder: Path, untrained: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
     """kill -9 as soon as the build has saved something new, and a random moment later; four times."""
-    build_index([folder], tmp_path / "whole", untrained, segment=SEGMENT)
     place, moments, kills = tmp_path / "killed", random.Random(5), 0
     held: list[int] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -95,7 +106,7 @@ def test_killed_again_and_again(folder: Path, untrained: Path, tmp_path: Path) -
     print(f"{kills} kills, items held after each: {held}")
     assert kills >= 3
     assert held == sorted(held)
-    assert state_of(place) == state_of(tmp_path / "whole")
+    assert state_of(place) == whole
     assert not (tmp_path / "killed.build.json").exists()
 
 
@@ -136,6 +147,7 @@ def test_stopped_between_its_steps(
     at: int,
     folder: Path,
     untrained: Path,
+    whole: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -143,10 +155,9 @@ def test_stopped_between_its_steps(
     encoder = engine.open_encoder(untrained)
     interrupted(monkeypatch, [folder], tmp_path / "stopped", at, before, checkpoint=encoder)
     report = build_index([folder], tmp_path / "stopped", encoder, segment=SEGMENT)
-    build_index([folder], tmp_path / "whole", encoder, segment=SEGMENT)
     assert report.resumed == at * SEGMENT
     assert (report.indexed, report.skipped) == (34, 6)
-    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
+    assert state_of(tmp_path / "stopped") == whole
 
 
 def test_an_encoder_without_coarse_vectors_learns_the_same_reduction(

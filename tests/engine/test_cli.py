@@ -1,17 +1,41 @@
-"""Every command, run as a user would: its data on stdout, its errors as one line and exit code 2."""
+"""Every command as a user would give it: its data on stdout, its errors as one line and exit code 2.
 
+In this process, as it is quicker; one search and one refusal in processes of their own.
+"""
+
+import contextlib
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.__main__ import main
 from tests.conftest import CHECKPOINT, ROOT
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`python -m engine`, as `apart` runs it."""
+    command, out, err = ["engine", *map(str, arguments)], io.StringIO(), io.StringIO()
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        patch.chdir(ROOT)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def apart(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
     command = [
         sys.executable,
         "-W",
@@ -56,9 +80,12 @@ def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
     assert by_picture["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
     assert set(answer["milliseconds"]) == {"encode", "coarse", "rerank"}  # type: ignore[call-overload]
 
-    child = run("search", place, "a red car", "-k", 1, "--mode", "exact")
+    child, again = (
+        search("search", place, "a red car", "-k", 1, "--mode", "exact") for search in (apart, run)
+    )
     assert child.returncode == 0
     assert child.stdout.startswith("a red car\n  ")
+    assert again.stdout == child.stdout
 
     facts = run_json("info", place, "--verify")
     assert (facts["items"], facts["verified"]) == (6, True)
@@ -170,11 +197,10 @@ def test_bad_searches(small_index: Path, arguments: list[object], message: str) 
     assert_refused(run("search", small_index, *arguments), message)
 
 
-def test_no_index(tmp_path: Path) -> None:
-    assert_refused(
-        run("search", tmp_path / "nothing", "a dog"), "manifest.json expected, found none"
-    )
-    assert_refused(run("info", tmp_path / "nothing"), "manifest.json expected, found none")
+@pytest.mark.parametrize("how", [run, apart])
+def test_no_index(tmp_path: Path, how: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    for command in (("search", tmp_path / "nothing", "a dog"), ("info", tmp_path / "nothing")):
+        assert_refused(how(*command), "manifest.json expected, found none")
 
 
 def test_bad_training_data(tiny_dataset: Path, image_weights: Path, tmp_path: Path) -> None:

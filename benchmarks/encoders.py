@@ -2,9 +2,11 @@
 
 The example checkpoint, and a CLIP of ViT-B/32's size with random weights; both towers, batches of 1, 8 and 64, from
 inputs in memory to vectors in memory (preprocessing is the same whoever runs the towers). Both are exported first,
-into `--work`, where the next run finds them. On a CPU torch and ONNX Runtime compute in float32; on a GPU the
-export is float16, and TensorRT joins where an installed one builds for it. Timed as
-`benchmarks.timing.take_turns` says.
+into `--work`, where the next run finds them. On a CPU torch and ONNX Runtime compute in float32. On a GPU torch
+does too, as `engine` runs it; the export is float16, as are the towers under torch.compile; TensorRT joins where an
+installed one builds for it. Timed as `benchmarks.timing.take_turns` says; every call ends with its vectors in
+host memory. A runtime that is missing is listed as "not_installed" with the command that would install it, one that
+fails with its error. `benchmarks.gpu` runs all of this in little time, and lists what it did not reach.
 
     python -m benchmarks.encoders --model example     measure one of the two, keep the other's figures
     python -m benchmarks.encoders --table             print the README's table from the JSON
@@ -14,23 +16,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.machine import THREADS, about
-from benchmarks.timing import percentiles, take_turns
+from benchmarks.peers import NotInstalled, NotSupported, outcome
+from benchmarks.timing import milliseconds, percentiles, take_turns
 from engine.checkpoints import Checkpoint, open_checkpoint
 from engine.encoders.dual_encoder import DualEncoder
 from engine.encoders.manifest import MANIFEST, TOWERS, Manifest, Tower
-from engine.encoders.onnx_encoder import onnx_encoder
-from engine.encoders.tensorrt_encoder import tensorrt_encoder
-from engine.encoders.torch_encoder import torch_encoder
-from engine.errors import RuntimeUnavailable
+from engine.encoders.onnx_encoder import CUDA, OnnxTower, onnx_encoder
+from engine.encoders.tensorrt_encoder import MODULES, imported, tensorrt_encoder
+from engine.encoders.torch_encoder import TorchTower, torch_encoder
+from engine.errors import MissingPackage, RuntimeUnavailable
 from export.errors import TensorRTUnavailable
 from export.pairs import EXAMPLES
 from export.parity import Gate
@@ -42,8 +47,12 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "checkpoint"
 BATCHES = (1, 8, 64)
 TOKENS = 16
 SECONDS, LEAST, MOST = 5.0, 5, 200  # a case runs so long, and each runtime so many times
+CALL_LIMIT_S = 1.0  # on a GPU: what takes longer is called once
+COMPILE_S = 20.0  # left at least, or torch.compile is not begun
+HOST, CUDA_ONLY = ("torch", "ONNX Runtime"), ("TensorRT", "torch.compile")  # in order of interest
 
 Run = Callable[[], object]
+Case = dict[str, Any]
 
 
 def example(_: Path) -> Path:
@@ -83,7 +92,7 @@ def main() -> None:
         return
     torch.set_num_threads(THREADS)
     chosen = [arguments.model] if arguments.model else list(MODELS)
-    found: list[dict[str, Any]] = []
+    found: list[Case] = []
     if arguments.model and arguments.out.is_file():
         kept = json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]
         found = [case for case in kept if case["model"] not in chosen]
@@ -100,24 +109,83 @@ def main() -> None:
     print(table(found))
 
 
-def cases(name: str, work: Path, batches: tuple[int, ...], quick: bool) -> list[dict[str, Any]]:
-    """One model: a case for each tower and batch size."""
+def run(report: dict[str, Any], work: Path, until: float) -> None:
+    """Fills `report["encoders"]` of `benchmarks.gpu`, and its `not_reached`; torch.compile, which is slow, last."""
+    dry, cuda = report["dry_run"], torch.cuda.is_available()
+    found: list[Case] = report["encoders"]
+    for name in ["example"] if dry else MODELS:
+        found += cases(name, work, (1,) if dry else BATCHES, dry, until)
+    for name in MODELS if cuda else []:
+        compiled([case for case in found if case["model"] == name], work, until)
+    for case in found:
+        print(json.dumps(case), flush=True)
+        head = {key: case[key] for key in ("model", "tower", "batch")}
+        wanted = [*HOST, *(CUDA_ONLY if cuda else ())]
+        report["not_reached"] += [
+            {"section": "encoders", **head, "runtime": runtime}
+            for runtime in wanted
+            if runtime not in case["runtimes"]
+        ]
+
+
+def cases(
+    name: str, work: Path, batches: tuple[int, ...], quick: bool, until: float = math.inf
+) -> list[Case]:
+    """One model: a case for each tower and batch size; without figures where the time is over."""
+    found: list[Case] = [
+        {"model": name, "tower": tower, "batch": batch, "runtimes": {}}
+        for tower in TOWERS
+        for batch in batches
+    ]
+    if time.monotonic() > until:
+        return found
     work.mkdir(parents=True, exist_ok=True)
     source = MODELS[name](work)
     checkpoint = open_checkpoint(source)
-    encoders = _encoders(checkpoint, _exported(source, work / f"{name}.export"))
-    found = []
-    for tower in TOWERS:
-        for batch in batches:
-            inputs = _inputs(checkpoint, tower, batch)
-            runs = {
-                runtime: partial(getattr(encoder, tower), *inputs)
-                for runtime, encoder in encoders.items()
-            }
-            found.append(
-                {"model": name, "tower": tower, "batch": batch, "runtimes": in_turns(runs, quick)}
-            )
+    opened = _encoders(checkpoint, partial(_exported, source, work / f"{name}.export"))
+    for case in found:
+        if time.monotonic() > until:
+            break
+        inputs = _inputs(checkpoint, case["tower"], case["batch"])
+        runs = {
+            runtime: partial(getattr(each["encoder"], case["tower"]), *inputs)
+            for runtime, each in opened.items()
+            if "encoder" in each
+        }
+        figures = alone(runs) if torch.cuda.is_available() else in_turns(runs, quick)
+        case["runtimes"] = {
+            **{name: opened[name] for name in opened if name not in runs},
+            **figures,
+        }
     return found
+
+
+def compiled(same: list[Case], work: Path, until: float) -> None:
+    """Adds torch.compile to the cases of one model on a GPU: of the towers in float16, replayed as CUDA graphs."""
+    if not same or time.monotonic() + COMPILE_S > until:
+        return
+    checkpoint = open_checkpoint(MODELS[same[0]["model"]](work))
+    for case in same:
+        if time.monotonic() + COMPILE_S > until:
+            return
+        inputs = _inputs(checkpoint, case["tower"], case["batch"])
+        module: Any = torch.compile(
+            _Float16(getattr(checkpoint, case["tower"])), mode="reduce-overhead"
+        )
+        tower = TorchTower(module, torch.device("cuda"))
+        case["runtimes"].update(alone({"torch.compile": partial(tower, *inputs)}))
+
+
+class _Float16(nn.Module):
+    """A tower whose weights are float16, as are the pictures it is given."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower.eval().half()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        halves = (each.half() if each.is_floating_point() else each for each in inputs)
+        return self.tower(*halves)
 
 
 def _exported(source: Path, out: Path) -> Path:
@@ -144,18 +212,56 @@ def _exported(source: Path, out: Path) -> Path:
     return out
 
 
-def _encoders(checkpoint: Checkpoint, export: Path) -> dict[str, DualEncoder]:
-    """Every runtime that this machine has."""
-    found = {
-        "torch": torch_encoder(checkpoint, why="benchmark"),
-        "ONNX Runtime": onnx_encoder(export, why="benchmark"),
-    }
-    if Manifest.read(export).engines:
-        try:
-            found["TensorRT"] = tensorrt_encoder(export, why="benchmark")
-        except RuntimeUnavailable as unavailable:
-            print(unavailable)
+def _encoders(checkpoint: Checkpoint, export: Callable[[], Path]) -> dict[str, dict[str, Any]]:
+    """Every runtime that has a place on this machine: its "encoder", or why there is none."""
+    exported = _or_why(lambda: {"path": export()})
+    found = {"torch": _or_why(lambda: {"encoder": torch_encoder(checkpoint, why="benchmark")})}
+    openers = {"ONNX Runtime": _onnx}
+    if torch.cuda.is_available():
+        openers["TensorRT"] = _tensorrt
+    for runtime, opened in openers.items():
+        found[runtime] = exported
+        if "path" in exported:
+            found[runtime] = _or_why(lambda o=opened: {"encoder": o(exported["path"])})  # type: ignore[misc]
     return found
+
+
+def _or_why(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`outcome`, which takes the engine's own errors for what they say."""
+
+    def made() -> dict[str, Any]:
+        try:
+            return make()
+        except MissingPackage as error:
+            raise NotInstalled(str(error)) from error
+        except (RuntimeUnavailable, TensorRTUnavailable) as error:
+            raise NotSupported(str(error)) from error
+
+    return outcome(made)
+
+
+def _onnx(export: Path) -> DualEncoder:
+    """On a GPU only with its CUDA provider: else it would run on the CPU without a word."""
+    if torch.cuda.is_available():
+        import onnxruntime
+
+        if CUDA not in onnxruntime.get_available_providers():
+            raise NotInstalled("pip uninstall onnxruntime; pip install onnxruntime-gpu")
+    encoder = onnx_encoder(export, why="benchmark")
+    towers = (encoder.image, encoder.text)
+    if torch.cuda.is_available() and not all(
+        isinstance(tower, OnnxTower) and CUDA in tower._session.get_providers() for tower in towers
+    ):
+        raise NotSupported("onnxruntime-gpu could not start its CUDA provider: its log says why")
+    return encoder
+
+
+def _tensorrt(export: Path) -> DualEncoder:
+    if not any(map(imported, MODULES)):
+        raise NotInstalled("pip install 'hivlp-engine[gpu]'")
+    if not Manifest.read(export).engines:
+        choose_targets(None)  # says why there are none
+    return tensorrt_encoder(export, why="benchmark")
 
 
 def _inputs(checkpoint: Checkpoint, tower: Tower, batch: int) -> tuple[Tensor, ...]:
@@ -178,20 +284,34 @@ def in_turns(runs: Mapping[str, Run], quick: bool) -> dict[str, dict[str, float]
     return {name: percentiles(each) for name, each in times.items()}
 
 
-def table(cases: list[dict[str, Any]]) -> str:
+def alone(runs: Mapping[str, Run]) -> dict[str, dict[str, Any]]:
+    """On a GPU nothing else runs, and no turns are taken: milliseconds as percentiles, or why there are none."""
+    device = torch.device("cuda")
+    return {
+        name: outcome(lambda run=run: percentiles(milliseconds(run, device, CALL_LIMIT_S)))  # type: ignore[misc]
+        for name, run in runs.items()
+    }
+
+
+def table(cases: list[Case]) -> str:
     """Markdown: one row a case; p50 / p95 in milliseconds; how many times faster than torch at p50."""
-    names = ["torch", "ONNX Runtime", "TensorRT"]
-    names = [n for n in names if any(n in case["runtimes"] for case in cases)]
+    names = [
+        n
+        for n in (*HOST, *CUDA_ONLY)
+        if any("p50" in case["runtimes"].get(n, {}) for case in cases)
+    ]
     head = ["model", "tower", "batch", *(f"{n}, ms" for n in names), *(f"{n} ×" for n in names[1:])]
     rows = []
     for case in cases:
-        figures = case["runtimes"]
+        figures = {name: each for name, each in case["runtimes"].items() if "p50" in each}
         times = [
             f"{figures[n]['p50']:.1f} / {figures[n]['p95']:.1f}" if n in figures else "–"
             for n in names
         ]
         ratios = [
-            f"{figures['torch']['p50'] / figures[n]['p50']:.2f}" if n in figures else "–"
+            f"{figures['torch']['p50'] / figures[n]['p50']:.2f}"
+            if {"torch", n} <= set(figures)
+            else "–"
             for n in names[1:]
         ]
         rows.append([case["model"], case["tower"], str(case["batch"]), *times, *ratios])

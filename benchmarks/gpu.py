@@ -1,12 +1,15 @@
-"""Both kernels on a GPU beside their peers, in one run: `python -m benchmarks.gpu --out DIR`.
+"""What a GPU does, in one run: `python -m benchmarks.gpu --out DIR`. Writes DIR/<device>-<date>-<commit>.json.
 
-Writes DIR/<device>-<date>-<commit>.json. First the ceilings are measured (a large copy, a large
-product); then, shape by shape, our result is checked and only then timed: where a check fails no
-speed is reported for any shape, and the exit code is 1. Shapes are taken in order of interest
-until the time is over; what was not reached is listed.
+    ceilings     a large copy, a large product
+    cases        both kernels beside their peers: times in milliseconds, share of the ceilings
+    search       the whole search, vectors in and the best k out, beside its peers: benchmarks/gpu_search.py
+    encoders     both towers of two checkpoints in every runtime: benchmarks/encoders.py
+    wrong        what was found to be wrong. Each of our results is checked and only then timed: where one check
+                 fails no figure is reported of anything, and the exit code is 1
+    not_reached  what was left out: each section has its seconds, and takes its cases in order of interest
 
-`--dry-run` does all of it on tiny sizes; without a GPU, TRITON_INTERPRET=1 must be set. Its
-figures mean nothing and are marked so.
+`--dry-run` does all of it on tiny sizes; without a GPU, TRITON_INTERPRET=1 must be set. Its figures mean nothing
+and are marked so.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,15 +32,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import gpu_search
 from benchmarks.machine import about
-from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, NotInstalled, NotSupported
-from benchmarks.timing import ceilings, milliseconds
+from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, outcome
+from benchmarks.timing import ceilings, milliseconds, percentiles
 from kernels import TopK, _triton, coarse_topk, rerank_topk
 from kernels.score import score_pairs
 
 __all__ = ["main"]
 
-LIMIT_S = 500.0  # a run must end under 9 minutes
+SECONDS = (300.0, 120.0, 60.0)  # of kernels, search and encoders: a run must end under 9 minutes
 PEER_LIMIT_S = 2.0  # a peer that takes longer for one call is called once
 
 
@@ -54,7 +59,7 @@ class Shape:
 def shapes(dry: bool) -> list[Shape]:
     """Every shape of the report, those with targets first."""
     if dry:
-        return [Shape("coarse", 1, 600, 16, 10), Shape("coarse", 20, 900, 32, 3),
+        return [Shape("coarse", 1, 300, 16, 10), Shape("coarse", 17, 100, 16, 3),
                 Shape("rerank", 2, 16, 64, 4)]  # fmt: skip
     coarse = [
         Shape("coarse", batch, count, d, k)
@@ -70,23 +75,8 @@ def shapes(dry: bool) -> list[Shape]:
     return [*first, *rerank, *(shape for shape in coarse if shape not in first)]
 
 
-# ------------------------------------------------------------------ timing
-
-
-def summary(times: list[float]) -> dict[str, float]:
-    """Median, spread and count of the times, in milliseconds."""
-    return {
-        "median_ms": statistics.median(times),
-        "min_ms": min(times),
-        "max_ms": max(times),
-        "rounds": len(times),
-    }
-
-
 def captured(search: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     """The search as a replay of its CUDA graph."""
-    if device.type != "cuda":
-        return search
     search()
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
@@ -207,9 +197,12 @@ def measure(shape: Shape, given: Inputs, ceiling: dict[str, float]) -> dict[str,
     device = given.items.device
     search = ours(shape, given)
     report: dict[str, Any] = {"shape": asdict(shape), "floor_ms": floor_ms(shape, ceiling)}
-    report["ours"] = summary(milliseconds(search, device, PEER_LIMIT_S))
-    report["ours, graph"] = summary(milliseconds(captured(search, device), device, PEER_LIMIT_S))
-    best = report["ours, graph"]["median_ms"] / 1e3
+    report["ours"] = percentiles(milliseconds(search, device, PEER_LIMIT_S))
+    report["ours, graph"] = report["ours"]
+    if device.type == "cuda":
+        replay = captured(search, device)
+        report["ours, graph"] = percentiles(milliseconds(replay, device, PEER_LIMIT_S))
+    best = report["ours, graph"]["p50"] / 1e3
     read = 2.0 * shape.count * shape.d * (shape.batch if shape.op == "rerank" else 1)
     report["bytes_s"] = read / best
     report["flops"] = 2.0 * shape.batch * shape.count * shape.d / best
@@ -218,23 +211,15 @@ def measure(shape: Shape, given: Inputs, ceiling: dict[str, float]) -> dict[str,
     report["times_floor"] = best * 1e3 / report["floor_ms"]
     report["peers"] = {}
     for name, build in (COARSE_PEERS if shape.op == "coarse" else RERANK_PEERS).items():
-        report["peers"][name] = _peer(build, shape, given)
+        report["peers"][name] = outcome(partial(_peer, build, shape, given))
     return report
 
 
 def _peer(build: Callable[..., Callable[[], Any]], shape: Shape, given: Inputs) -> dict[str, Any]:
-    """The peer's times, or why there are none."""
+    """The peer's times; raises whatever it raises."""
     extra = () if given.candidates is None else (given.candidates,)
-    try:
-        search = build(given.queries, given.items, *extra, shape.k)
-        return summary(milliseconds(search, given.items.device, PEER_LIMIT_S))
-    except NotInstalled as error:
-        return {"not installed": str(error)}
-    except NotSupported as error:
-        return {"not supported": str(error)}
-    except Exception as error:  # noqa: BLE001 - a peer's failure is its result, not ours
-        torch.cuda.empty_cache()
-        return {"failed": f"{type(error).__name__}: {str(error)[:300]}"}
+    search = build(given.queries, given.items, *extra, shape.k)
+    return percentiles(milliseconds(search, given.items.device, PEER_LIMIT_S))
 
 
 # ------------------------------------------------------------------ the run
@@ -275,36 +260,55 @@ def line(report: dict[str, Any]) -> str:
     shape = report["shape"]
     head = f"{shape['op']:6} B{shape['batch']:<5} N|C {shape['count']:<9} d{shape['d']:<4} k{shape['k']:<5}"
     peers = "  ".join(
-        f"{name} {times['median_ms']:.3f}" if "median_ms" in times else f"{name} -"
+        f"{name} {times['p50']:.3f}" if "p50" in times else f"{name} -"
         for name, times in report["peers"].items()
     )
     return (
-        f"{head} ours {report['ours']['median_ms']:.3f}, graph {report['ours, graph']['median_ms']:.3f} ms"
+        f"{head} ours {report['ours']['p50']:.3f}, graph {report['ours, graph']['p50']:.3f} ms"
         f"  x{report['times_floor']:.2f} of floor  | {peers}"
     )
 
 
-def run(todo: list[Shape], device: torch.device, dry: bool, until: float) -> dict[str, Any]:
-    """Checks, then times; the report."""
-    report: dict[str, Any] = {"machine": about(device), "dry_run": dry, "wrong": [], "cases": [],
-                              "not_reached": []}  # fmt: skip
-    report["ceilings"] = ceiling = ceilings(device, tiny=dry)
+def run(report: dict[str, Any], todo: list[Shape], device: torch.device, until: float) -> None:
+    """Fills `report["cases"]`: checks, then times; `wrong` and `not_reached` get what is so."""
+    report["ceilings"] = ceiling = ceilings(device, tiny=report["dry_run"])
     print(json.dumps(report["machine"]), json.dumps(ceiling), flush=True)
-    for shape, items in corpora(todo, device):
+    for done, (shape, items) in enumerate(corpora(todo, device)):
         if time.monotonic() > until:
-            report["not_reached"].append(asdict(shape))
-            continue
+            left = [{"section": "cases", "shape": asdict(each)} for each in todo[done:]]
+            report["not_reached"] += left
+            break
         given = prepare(shape, items)
         wrong = check(shape, given)
         if wrong:
-            report["wrong"].append({"shape": asdict(shape), "fault": wrong})
+            report["wrong"].append({"section": "cases", "shape": asdict(shape), "fault": wrong})
             print(f"WRONG {shape}: {wrong}", flush=True)
         elif not report["wrong"]:
             report["cases"].append(measure(shape, given, ceiling))
             print(line(report["cases"][-1]), flush=True)
-    if report["wrong"]:
-        report["cases"] = []  # no speed while a result is wrong
-    return report
+
+
+def sections(
+    report: dict[str, Any], device: torch.device, seconds: tuple[float, float, float], start: int
+) -> None:
+    """Every section in its time, one after the other."""
+    from benchmarks import encoders  # brings transformers along
+
+    dry = report["dry_run"]
+    sizes = gpu_search.TINY if dry else gpu_search.FULL
+    todo, whole = shapes(dry)[start:], [Shape(*launch) for launch in gpu_search.launches(sizes)]
+    now = time.monotonic()  # what a section leaves over goes to the next
+    ends = [now + sum(seconds[: n + 1]) if seconds[n] else -math.inf for n in range(3)]
+    if device.type == "cuda":
+        begun = time.monotonic()
+        needed = (todo if seconds[0] else []) + (whole if seconds[1] else [])
+        count = precompile(needed, torch.cuda.get_device_capability(), workers=12)
+        print(f"{count} kernels compiled in {time.monotonic() - begun:.0f} s", flush=True)
+    run(report, todo, device, ends[0])
+    torch.cuda.empty_cache()
+    gpu_search.run(report, sizes, device, ends[1])
+    torch.cuda.empty_cache()
+    encoders.run(report, Path("build/encoders"), ends[2])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -312,31 +316,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of the JSON")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes: figures mean nothing")
-    parser.add_argument("--start", type=int, default=0, help="first shape, to go on where it ended")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds in all")
+    parser.add_argument("--start", type=int, default=0, help="first shape of the kernels, to go on")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        nargs=3,
+        default=SECONDS,
+        metavar=("KERNELS", "SEARCH", "ENCODERS"),
+        help="for each section; 0 leaves it out",
+    )
     options = parser.parse_args(arguments)
-    until = time.monotonic() + options.limit
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    probe = torch.empty(0, 1, device=device)
-    reasons = _triton.why_not(probe)
-    if reasons or (not cuda and not options.dry_run):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reasons = _triton.why_not(torch.empty(0, 1, device=device))
+    if reasons or (device.type == "cpu" and not options.dry_run):
         print("no CUDA device: nothing measured.", *reasons, sep="\n  ", file=sys.stderr)
         return 2
-    todo = shapes(options.dry_run)[options.start :]
-    if cuda:
-        begun = time.monotonic()
-        count = precompile(todo, torch.cuda.get_device_capability(), workers=12)
-        print(f"{count} kernels compiled in {time.monotonic() - begun:.0f} s", flush=True)
-    report = run(todo, device, options.dry_run, until)
-    options.out.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"machine": about(device), "dry_run": options.dry_run, "wrong": [], "not_reached": [],
+                              "cases": [], "search": [], "encoders": []}  # fmt: skip
+    try:
+        sections(report, device, options.seconds, options.start)
+    finally:  # what was measured before an error is kept
+        print("wrote", write(report, options.out))
+    return 1 if report["wrong"] else 0
+
+
+def write(report: dict[str, Any], folder: Path) -> str:
+    """The report's file and what is in it. Where anything is wrong no figure is written."""
+    measured = ("cases", "search", "encoders")
+    if report["wrong"]:
+        report.update({name: [] for name in measured})
     about = report["machine"]
     name = re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip("_")
-    path = options.out / f"{name}-{about['date']}-{about['commit']}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"wrote {path}: {len(report['cases'])} shapes, {len(report['not_reached'])} not reached, "
-          f"{len(report['wrong'])} wrong")  # fmt: skip
-    return 1 if report["wrong"] else 0
+    path = folder / f"{name}-{about['date']}-{about['commit']}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return f"{path}: " + ", ".join(
+        f"{len(report[name])} {name}" for name in (*measured, "not_reached", "wrong")
+    )
 
 
 if __name__ == "__main__":

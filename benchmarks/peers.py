@@ -3,11 +3,16 @@
 A peer is prepared once for its shapes and then called. One that is missing raises
 `NotInstalled`, whose message is the command that would install it; one that does not take these
 shapes raises `NotSupported`. Vectors are of unit length, so squared L2 orders as the product.
+
+COARSE_PEERS and RERANK_PEERS stand beside one kernel each, and return what they like.
+EXACT_PEERS and TWO_STAGE_PEERS stand beside the whole search: `(queries, items, k, candidates)`,
+both with coarse and fine vectors, and the call returns rows int64 `[B, k]` on the device.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -15,10 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["COARSE_PEERS", "RERANK_PEERS", "NotInstalled", "NotSupported", "need", "outcome"]
+from engine import Embeddings
+
+__all__ = [
+    "COARSE_PEERS",
+    "COPYING_PEERS",
+    "EXACT_PEERS",
+    "RERANK_PEERS",
+    "TWO_STAGE_PEERS",
+    "NotInstalled",
+    "NotSupported",
+    "chunked",
+    "outcome",
+]
 
 Search = Callable[[], Any]
 CHUNK_SCORES = 1 << 28  # scores held at a time by the chunked product
+CUVS = "pip install cuvs-cu13"
+FAISS = "pip uninstall faiss-cpu; pip install faiss-gpu"
 
 
 class NotInstalled(Exception):
@@ -54,14 +73,15 @@ def _chunk_best(queries: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]
     return found, rows
 
 
-def _chunked(
+def chunked(
     queries: Tensor,
     items: Tensor,
     k: int,
     chunk_best: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] = _chunk_best,
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The top k of each chunk of items, and the top k of those."""
-    size = max(CHUNK_SCORES // len(queries), k)
+    """Scores and rows of the top k: of each chunk of `size` items, and then of those."""
+    size = size or max(CHUNK_SCORES // len(queries), k)
     parts = []
     for start in range(0, len(items), size):
         found, rows = chunk_best(queries, items[start : start + size], k)
@@ -73,7 +93,7 @@ def _chunked(
 
 def matmul_topk(queries: Tensor, items: Tensor, k: int) -> Search:
     """torch.matmul and torch.topk, a chunk of items at a time."""
-    return lambda: _chunked(queries, items, k)
+    return lambda: chunked(queries, items, k)
 
 
 def compiled_topk(queries: Tensor, items: Tensor, k: int) -> Search:
@@ -84,17 +104,18 @@ def compiled_topk(queries: Tensor, items: Tensor, k: int) -> Search:
         raise NotSupported("compiling takes long: timed at N = 10M, d = 64, k = 128 only")
     torch.compiler.reset()
     compiled = torch.compile(_chunk_best, dynamic=False)
-    return lambda: _chunked(queries, items, k, compiled)
+    return lambda: chunked(queries, items, k, compiled)
 
 
 def flashlib_knn(queries: Tensor, items: Tensor, k: int) -> Search:
-    """FlashLib's fused brute-force neighbours: rows only, its quickest form."""
+    """FlashLib's fused brute-force neighbours: rows only `[1, B, k]`, its quickest form."""
     module = need("flashlib.primitives.knn", "pip install --no-deps flashlib==0.4.0")
     return lambda: module.flash_knn_triton(queries[None], items[None], k)
 
 
 def jax_approx_max_k(queries: Tensor, items: Tensor, k: int) -> Search:
     """jax.lax.approx_max_k over one product, jitted, at its default recall target of 0.95."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # it would take 3/4 of the GPU
     jax = need("jax", "pip install 'jax[cuda13]'")
     if queries.device.type == "cuda" and jax.default_backend() != "gpu":
         raise NotSupported(f"jax runs on {jax.default_backend()} here")
@@ -107,7 +128,7 @@ def jax_approx_max_k(queries: Tensor, items: Tensor, k: int) -> Search:
 
 def cuvs_brute_force(queries: Tensor, items: Tensor, k: int) -> Search:
     """cuVS brute force by inner product."""
-    module = need("cuvs.neighbors.brute_force", "pip install cuvs-cu13 (NVIDIA's index)")
+    module = need("cuvs.neighbors.brute_force", CUVS)
     index = module.build(items, metric="inner_product")
     return lambda: module.search(index, queries, k)
 
@@ -123,6 +144,58 @@ def gather_topk(queries: Tensor, items: Tensor, candidates: Tensor, k: int) -> S
     return search
 
 
+# ------------------------------------------------------------------ the whole search
+
+
+def matmul_exact(queries: Embeddings, items: Embeddings, k: int, _: int | None) -> Search:
+    """torch.matmul of the fine vectors and torch.topk: scores are rounded to float16."""
+    return lambda: chunked(queries.fine, items.fine, k)[1]
+
+
+def faiss_exact(queries: Embeddings, items: Embeddings, k: int, _: int | None) -> Search:
+    """FAISS's GpuIndexFlatIP over the fine vectors, held as float16."""
+    faiss = need("faiss", FAISS)
+    if not hasattr(faiss, "GpuIndexFlatIP"):  # faiss-cpu
+        raise NotInstalled(FAISS)
+    need("faiss.contrib.torch_utils", FAISS)  # importing it lets FAISS take tensors
+    settings = faiss.GpuIndexFlatConfig()
+    settings.useFloat16 = True
+    index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), items.fine.shape[1], settings)
+    for part in items.fine.split(1 << 20):
+        index.add(part.float())
+    wanted = queries.fine.float()
+    return lambda: index.search(wanted, k)[1]
+
+
+def then_gather(
+    shortlist: Callable[[Tensor, Tensor, int], Search], rows_of: Callable[[Any], Tensor]
+) -> Callable[[Embeddings, Embeddings, int, int], Search]:
+    """A coarse peer, whose result holds `rows_of` it, followed by the gather peer."""
+
+    def prepare(queries: Embeddings, items: Embeddings, k: int, candidates: int) -> Search:
+        assert queries.coarse is not None
+        assert items.coarse is not None
+        first = shortlist(queries.coarse, items.coarse, candidates)
+        return lambda: gather_topk(queries.fine, items.fine, rows_of(first()), k)()[1]
+
+    return prepare
+
+
+def cuvs_refine(queries: Embeddings, items: Embeddings, k: int, candidates: int) -> Search:
+    """cuVS brute force over the coarse vectors, and its refine over the fine ones."""
+    assert queries.coarse is not None
+    assert items.coarse is not None
+    first = cuvs_brute_force(queries.coarse, items.coarse, candidates)
+    refine = need("cuvs.neighbors", CUVS).refine
+
+    def search() -> Tensor:
+        listed = first()[1]
+        _, rows = refine(items.fine, queries.fine, listed, k=k, metric="inner_product")
+        return torch.as_tensor(rows, device=items.fine.device)
+
+    return search
+
+
 COARSE_PEERS = {
     "matmul + topk": matmul_topk,
     "matmul + topk, compiled": compiled_topk,
@@ -131,3 +204,16 @@ COARSE_PEERS = {
     "cuvs brute_force": cuvs_brute_force,
 }
 RERANK_PEERS = {"gather + bmm + topk": gather_topk}
+EXACT_PEERS: dict[str, Callable[..., Search]] = {
+    "matmul + topk": matmul_exact,
+    "FAISS GpuIndexFlatIP": faiss_exact,
+}
+COPYING_PEERS = ("FAISS GpuIndexFlatIP",)  # hold the vectors once more, and need ours no longer
+TWO_STAGE_PEERS: dict[str, Callable[..., Search]] = {
+    "matmul + topk, gather": then_gather(matmul_topk, lambda found: found[1]),
+    "flashlib flash_knn, gather": then_gather(flashlib_knn, lambda found: found[0].long()),
+    "jax approx_max_k, gather": then_gather(
+        jax_approx_max_k, lambda found: torch.utils.dlpack.from_dlpack(found[1]).long()
+    ),
+    "cuvs brute_force, refine": cuvs_refine,
+}

@@ -15,6 +15,7 @@ pictures lie near each other in few directions, which every method here lives on
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -41,7 +42,7 @@ CLUSTER = 256
 
 def vectors(kind: Kind, count: int, width: int, queries: int) -> tuple[Tensor, Tensor]:
     """Items `[count, width]` and `[queries, width]`, unit rows; the first 533 real queries are pictures."""
-    made = {"real": _real, "clusters": _clusters}[kind]
+    made = {"real": _real, "clusters": clusters}[kind]
     return made(count, width, queries)
 
 
@@ -83,14 +84,18 @@ def enlarged(seen: Tensor, count: int, seed: int) -> Tensor:
     return made
 
 
-def _clusters(count: int, width: int, queries: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    spread = (1 + torch.arange(width)) ** -0.5
-    centres = spread * torch.randn(max(count // CLUSTER, 1), width, generator=generator)
-    made = torch.empty(count + queries, width)
+def clusters(
+    count: int, width: int, queries: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Made on `device`, where they stay: the same every time on one kind of device, not across kinds."""
+    generator = torch.Generator(device).manual_seed(2)
+    normal = partial(torch.randn, generator=generator, device=device)
+    spread = (1 + torch.arange(width, device=device)) ** -0.5
+    centres = spread * normal(max(count // CLUSTER, 1), width)
+    made = torch.empty(count + queries, width, device=device)
     for start in range(0, len(made), PART):
         size = min(PART, len(made) - start)
-        about = centres[torch.randint(len(centres), (size,), generator=generator)]
-        off = spread / 2 * torch.randn(size, width, generator=generator)
-        made[start : start + size] = normalize(about + off, dim=1)
+        near = torch.randint(len(centres), (size,), generator=generator, device=device)
+        off = spread / 2 * normal(size, width)
+        made[start : start + size] = normalize(centres[near] + off, dim=1)
     return made[:count], made[count:]

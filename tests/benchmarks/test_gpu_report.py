@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import kernels
-from benchmarks import gpu, peers, tune
+from benchmarks import encoders, gpu, gpu_search, peers, tune
+from engine.errors import MissingPackage
 from kernels import TopK, coarse_topk
 
 REASON = kernels.available_backends()["triton"]
@@ -21,26 +25,53 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-@pytest.mark.skipif(REASON not in ("ok",) and "installed" in REASON, reason=f"triton: {REASON}")
-def test_a_dry_run_writes_one_report(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
+@pytest.mark.skipif(REASON != "ok", reason=f"triton: {REASON}")
+def test_a_dry_run_writes_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--dry-run", "--out", str(tmp_path), "--seconds", "900", "900", "0"]) == 0
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())
     assert report["dry_run"]
-    assert (report["wrong"], report["not_reached"]) == ([], [])
+    assert report["wrong"] == []
+    assert [(one["section"], one["runtime"]) for one in report["not_reached"]] == [
+        ("encoders", "torch"), ("encoders", "ONNX Runtime"),
+    ] * 2  # fmt: skip
     assert {case["shape"]["op"] for case in report["cases"]} == {"coarse", "rerank"}
     first = report["cases"][0]
-    assert first["ours"]["median_ms"] > 0
-    assert first["peers"]["matmul + topk"]["median_ms"] > 0
-    assert first["peers"]["cuvs brute_force"] == {
-        "not installed": "pip install cuvs-cu13 (NVIDIA's index)"
-    }
+    assert 0 < first["ours"]["p50"] <= first["ours"]["p95"] <= first["ours"]["p99"]
+    assert first["peers"]["matmul + topk"]["p50"] > 0
+    assert first["peers"]["cuvs brute_force"] == {"not_installed": "pip install cuvs-cu13"}
     assert path.name.endswith(f"-{report['machine']['date']}-{report['machine']['commit']}.json")
-    assert "wrote" in done.stdout
+    assert "wrote" in capsys.readouterr().out
+    check_search(report["search"])
+
+
+def check_search(rows: list[dict[str, Any]]) -> None:
+    """Every method has its row: ours with stages, peers with figures or the command that would install them."""
+    assert [row["method"] for row in rows] == [
+        "ours", "ours, exact", *peers.TWO_STAGE_PEERS, *peers.EXACT_PEERS,
+    ]  # fmt: skip
+    sizes = gpu_search.TINY
+    for row in rows:
+        assert ((row["N"], row["D"]), row["d"], row["B"], row["k"]) == (
+            sizes.pools[0], sizes.coarse, sizes.batches[0], sizes.k,
+        )  # fmt: skip
+    found = {row["method"]: row for row in rows}
+    for method in ("ours", "ours, exact", "matmul + topk", "matmul + topk, gather"):
+        row = found.pop(method)
+        assert 0 < row["p50"] <= row["p95"] <= row["p99"]
+        assert row["qps"] == pytest.approx(row["B"] / row["p50"] * 1e3)
+        assert row["bytes"] == row["N"] * 2 * (
+            row["D"] + (row["candidates"] is not None) * row["d"]
+        )
+        assert set(row.get("stages", ())) == (
+            {"encode", "coarse", "rerank"} if "ours" in method else set()
+        )
+    assert {method: row.get("not_installed") for method, row in found.items()} == {
+        "flashlib flash_knn, gather": "pip install --no-deps flashlib==0.4.0",
+        "jax approx_max_k, gather": "pip install 'jax[cuda13]'",
+        "cuvs brute_force, refine": "pip install cuvs-cu13",
+        "FAISS GpuIndexFlatIP": "pip uninstall faiss-cpu; pip install faiss-gpu",
+    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -56,23 +87,64 @@ def test_without_a_gpu_nothing_is_measured(command: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_result_stops_every_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def empty() -> dict[str, Any]:
+    machine = {"device": "none", "date": "d", "commit": "c"}
+    lists: dict[str, list[Any]] = {
+        name: [] for name in ("wrong", "not_reached", "cases", "search", "encoders")
+    }
+    return {"machine": machine, "dry_run": True, **lists}
+
+
+def test_a_wrong_result_stops_every_speed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     todo = [gpu.Shape("rerank", 2, 16, 64, 4), gpu.Shape("rerank", 3, 16, 64, 4)]
     faults = iter(["", "not in order"])
     monkeypatch.setattr(gpu, "prepare", lambda _shape, items: items)
     monkeypatch.setattr(gpu, "check", lambda _shape, _given: next(faults))
     monkeypatch.setattr(gpu, "measure", lambda shape, *_rest: {"shape": gpu.asdict(shape)})
     monkeypatch.setattr(gpu, "line", str)
-    report = gpu.run(todo, CPU, True, time.monotonic() + 100)
-    assert report["cases"] == []
-    assert report["wrong"] == [{"shape": gpu.asdict(todo[1]), "fault": "not in order"}]
+    report = {**empty(), "search": ["a row"], "encoders": ["a case"]}
+    gpu.run(report, todo, CPU, time.monotonic() + 100)
+    assert "0 cases, 0 search, 0 encoders, 0 not_reached, 1 wrong" in gpu.write(report, tmp_path)
+    written = json.loads((tmp_path / "none-d-c.json").read_text())
+    assert [written[name] for name in ("cases", "search", "encoders")] == [[], [], []]
+    assert written["wrong"] == [
+        {"section": "cases", "shape": gpu.asdict(todo[1]), "fault": "not in order"}
+    ]
 
 
 def test_what_the_time_does_not_reach_is_listed() -> None:
     todo = [gpu.Shape("rerank", 2, 16, 64, 4)]
-    report = gpu.run(todo, CPU, True, time.monotonic() - 1)
+    report = empty()
+    gpu.run(report, todo, CPU, time.monotonic() - 1)
     assert report["cases"] == []
-    assert report["not_reached"] == [gpu.asdict(todo[0])]
+    assert report["not_reached"] == [{"section": "cases", "shape": gpu.asdict(todo[0])}]
+
+
+def test_an_error_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(report: dict[str, Any], *_: object) -> None:
+        report["cases"].append("the first")
+        raise RuntimeError("the GPU is gone")
+
+    monkeypatch.setattr(gpu, "sections", broken)
+    with pytest.raises(RuntimeError, match="gone"):
+        gpu.main(["--dry-run", "--out", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    assert json.loads(path.read_text())["cases"] == ["the first"]
+
+
+def test_what_a_peer_raises_is_its_result() -> None:
+    def raising(error: Exception) -> Callable[[], dict[str, Any]]:
+        def measure() -> dict[str, Any]:
+            raise error
+
+        return measure
+
+    assert peers.outcome(lambda: {"p50": 1.0}) == {"p50": 1.0}
+    assert peers.outcome(raising(peers.NotInstalled("pip install x"))) == {
+        "not_installed": "pip install x"
+    }
+    assert peers.outcome(raising(peers.NotSupported("too wide"))) == {"not_supported": "too wide"}
+    assert peers.outcome(raising(ValueError("odd"))) == {"failed": "ValueError: odd"}
 
 
 def test_the_check_sees_what_can_be_wrong() -> None:
@@ -149,3 +221,58 @@ def test_the_quickest_blocks_that_run_are_chosen() -> None:
     assert found[0] == 128
     assert found[1] != 64
     assert tune.best_blocks(base, [(256, 64, 8, 4)], time_of) is None
+
+
+def test_a_runtime_that_is_missing_is_listed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_export(*_: object) -> Path:
+        raise MissingPackage.of("onnx", "onnx", "Exporting")
+
+    def tower(*_: object) -> None:
+        return None
+
+    encoder = SimpleNamespace(image=tower, text=tower)
+    monkeypatch.setattr(encoders, "open_checkpoint", lambda _: None)
+    monkeypatch.setattr(encoders, "torch_encoder", lambda *_, **__: encoder)
+    monkeypatch.setattr(encoders, "_inputs", lambda *_: ())
+    monkeypatch.setattr(encoders, "_exported", no_export)
+    found = encoders.cases("example", tmp_path, (1, 8), quick=True)
+    assert [(case["tower"], case["batch"]) for case in found] == [
+        ("image", 1), ("image", 8), ("text", 1), ("text", 8),
+    ]  # fmt: skip
+    for case in found:
+        assert case["runtimes"]["torch"]["runs"] == 3
+        assert case["runtimes"]["ONNX Runtime"] == {
+            "not_installed": "Exporting needs onnx: pip install 'hivlp-engine[onnx]'"
+        }
+    assert "ONNX" not in encoders.table(found)
+
+
+def test_on_a_gpu_each_runtime_is_there_or_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Faked: a GPU, an onnxruntime without CUDA, no TensorRT, a tower that fails."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    encoder = SimpleNamespace(image=broken, text=lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(encoders, "milliseconds", lambda run, *_: [run() or 1.0, 3.0])
+    monkeypatch.setattr(encoders, "imported", lambda _: None)
+    monkeypatch.setattr(encoders, "open_checkpoint", lambda _: None)
+    monkeypatch.setattr(encoders, "torch_encoder", lambda *_, **__: encoder)
+    monkeypatch.setattr(encoders, "_inputs", lambda *_: ())
+    monkeypatch.setattr(encoders, "_exported", lambda *_: tmp_path)
+    image, text = encoders.cases("example", tmp_path, (1,), quick=True)
+    missing = {
+        "ONNX Runtime": {"not_installed": "pip uninstall onnxruntime; pip install onnxruntime-gpu"},
+        "TensorRT": {"not_installed": "pip install 'hivlp-engine[gpu]'"},
+    }
+    failed = {"failed": "RuntimeError: out of memory"}
+    assert image["runtimes"] == {"torch": failed, **missing}
+    assert text["runtimes"] == {
+        "torch": {"p50": 2.0, "p95": 2.9, "p99": 2.98, "min": 1.0, "runs": 2}, **missing,
+    }  # fmt: skip

@@ -119,6 +119,7 @@ def test_a_tiny_run_measures_all_and_the_next_nothing(
                         "SEARCH_ONLY": 500, "BATCHES": (1, 3), "ASKING": 7, "THREADS": 1}.items():  # fmt: skip
         monkeypatch.setattr(paper, name, value)
     monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr("benchmarks.timing.PAUSE", 0)
     threads = torch.get_num_threads()
     out = tmp_path / "paper.json"
     try:

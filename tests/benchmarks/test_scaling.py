@@ -130,6 +130,7 @@ def test_a_tiny_run_measures_all_and_the_next_nothing(
                         "DIMS": (4, 8), "CANDIDATES": (5, 9), "WIDTHS": (16, 32), "FINE": 32,
                         "HELD_RERANK": (4, 20, 32), "THREADS": 1}.items():  # fmt: skip
         monkeypatch.setattr(scaling, name, value)
+    monkeypatch.setattr("benchmarks.timing.PAUSE", 0)
     threads = torch.get_num_threads()
     out = tmp_path / "scaling.json"
     try:

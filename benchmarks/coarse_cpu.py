@@ -100,7 +100,7 @@ def coarse_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]
 
 
 def line(case: dict[str, object], times: dict[str, dict[str, float]]) -> str:
-    peer = times["faiss"]["median"] if "faiss" in times else float("nan")
+    peer = times["faiss"]["p50"] if "faiss" in times else float("nan")
     cells = f"{case['B']:>5} {peer:>9.1f}"
     for name in ("float32", "bfloat16"):
         cells += f" {times[name]['p50']:>9.1f} {peer / times[name]['p50']:>5.1f}"

@@ -142,13 +142,13 @@ def cases(
     work.mkdir(parents=True, exist_ok=True)
     source = MODELS[name](work)
     checkpoint = open_checkpoint(source)
-    opened = _encoders(checkpoint, partial(_exported, source, work / f"{name}.export"))
+    opened = runtimes(checkpoint, partial(exported, source, work / f"{name}.export"))
     for case in found:
         if time.monotonic() > until:
             break
-        inputs = _inputs(checkpoint, case["tower"], case["batch"])
+        given = inputs(checkpoint, case["tower"], case["batch"])
         runs = {
-            runtime: partial(getattr(each["encoder"], case["tower"]), *inputs)
+            runtime: partial(getattr(each["encoder"], case["tower"]), *given)
             for runtime, each in opened.items()
             if "encoder" in each
         }
@@ -168,12 +168,12 @@ def compiled(same: list[Case], work: Path, until: float) -> None:
     for case in same:
         if time.monotonic() + COMPILE_S > until:
             return
-        inputs = _inputs(checkpoint, case["tower"], case["batch"])
+        given = inputs(checkpoint, case["tower"], case["batch"])
         module: Any = torch.compile(
             _Float16(getattr(checkpoint, case["tower"])), mode="reduce-overhead"
         )
         tower = TorchTower(module, torch.device("cuda"))
-        case["runtimes"].update(alone({"torch.compile": partial(tower, *inputs)}))
+        case["runtimes"].update(alone({"torch.compile": partial(tower, *given)}))
 
 
 class _Float16(nn.Module):
@@ -188,7 +188,7 @@ class _Float16(nn.Module):
         return self.tower(*halves)
 
 
-def _exported(source: Path, out: Path) -> Path:
+def exported(source: Path, out: Path) -> Path:
     """The export that an earlier run left, if it is of this checkpoint; else a new one."""
     if (out / MANIFEST).is_file() and Manifest.read(out).source.path == str(source):
         return out
@@ -212,17 +212,17 @@ def _exported(source: Path, out: Path) -> Path:
     return out
 
 
-def _encoders(checkpoint: Checkpoint, export: Callable[[], Path]) -> dict[str, dict[str, Any]]:
+def runtimes(checkpoint: Checkpoint, export: Callable[[], Path]) -> dict[str, dict[str, Any]]:
     """Every runtime that has a place on this machine: its "encoder", or why there is none."""
-    exported = _or_why(lambda: {"path": export()})
+    place = _or_why(lambda: {"path": export()})
     found = {"torch": _or_why(lambda: {"encoder": torch_encoder(checkpoint, why="benchmark")})}
     openers = {"ONNX Runtime": _onnx}
     if torch.cuda.is_available():
         openers["TensorRT"] = _tensorrt
     for runtime, opened in openers.items():
-        found[runtime] = exported
-        if "path" in exported:
-            found[runtime] = _or_why(lambda o=opened: {"encoder": o(exported["path"])})  # type: ignore[misc]
+        found[runtime] = place
+        if "path" in place:
+            found[runtime] = _or_why(lambda o=opened: {"encoder": o(place["path"])})  # type: ignore[misc]
     return found
 
 
@@ -264,7 +264,7 @@ def _tensorrt(export: Path) -> DualEncoder:
     return tensorrt_encoder(export, why="benchmark")
 
 
-def _inputs(checkpoint: Checkpoint, tower: Tower, batch: int) -> tuple[Tensor, ...]:
+def inputs(checkpoint: Checkpoint, tower: Tower, batch: int) -> tuple[Tensor, ...]:
     """Noise for pictures; sentences of 16 tokens, or of as many as the checkpoint pads to."""
     chance = torch.Generator().manual_seed(batch)
     if tower == "image":

@@ -236,7 +236,7 @@ def test_a_runtime_that_is_missing_is_listed(
     monkeypatch.setattr(encoders, "open_checkpoint", lambda _: None)
     monkeypatch.setattr(encoders, "torch_encoder", lambda *_, **__: encoder)
     monkeypatch.setattr(encoders, "_inputs", lambda *_: ())
-    monkeypatch.setattr(encoders, "_exported", no_export)
+    monkeypatch.setattr(encoders, "exported", no_export)
     found = encoders.cases("example", tmp_path, (1, 8), quick=True)
     assert [(case["tower"], case["batch"]) for case in found] == [
         ("image", 1), ("image", 8), ("text", 1), ("text", 8),
@@ -265,7 +265,7 @@ def test_on_a_gpu_each_runtime_is_there_or_says_why_not(
     monkeypatch.setattr(encoders, "open_checkpoint", lambda _: None)
     monkeypatch.setattr(encoders, "torch_encoder", lambda *_, **__: encoder)
     monkeypatch.setattr(encoders, "_inputs", lambda *_: ())
-    monkeypatch.setattr(encoders, "_exported", lambda *_: tmp_path)
+    monkeypatch.setattr(encoders, "exported", lambda *_: tmp_path)
     image, text = encoders.cases("example", tmp_path, (1,), quick=True)
     missing = {
         "ONNX Runtime": {"not_installed": "pip uninstall onnxruntime; pip install onnxruntime-gpu"},

@@ -31,7 +31,7 @@ check: setup                   ## style, types, import rules, what the Triton ke
 bench: setup                   ## what is timed is tested, then timed: kernels, searches, encoders, the index
 	$(PY) -m pytest benchmarks --benchmark-json build/bench.json --benchmark-columns median,min,max,rounds
 
-gpu:                           ## on a CUDA machine, with its own python3: GPU tests, then benchmarks
+gpu:                           ## on a CUDA machine, with its own python3: GPU tests, then kernels, search and encoders beside their peers
 	mkdir -p $(OUT)
 	$(PYTHON) -m pytest -m gpu $$(grep -rl mark.gpu tests)  # these alone: the others need what such a machine may lack
 	$(PYTHON) -m benchmarks.gpu --out $(OUT)

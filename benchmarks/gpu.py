@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -290,25 +291,29 @@ def run(report: dict[str, Any], todo: list[Shape], device: torch.device, until: 
 
 def sections(
     report: dict[str, Any], device: torch.device, seconds: tuple[float, float, float], start: int
-) -> None:
-    """Every section in its time, one after the other."""
-    from benchmarks import encoders  # brings transformers along
-
+) -> list[Callable[[], None]]:
+    """Every section with the time until which it may go on, in order; compiles what they launch."""
     dry = report["dry_run"]
     sizes = gpu_search.TINY if dry else gpu_search.FULL
     todo, whole = shapes(dry)[start:], [Shape(*launch) for launch in gpu_search.launches(sizes)]
     now = time.monotonic()  # what a section leaves over goes to the next
     ends = [now + sum(seconds[: n + 1]) if seconds[n] else -math.inf for n in range(3)]
     if device.type == "cuda":
-        begun = time.monotonic()
         needed = (todo if seconds[0] else []) + (whole if seconds[1] else [])
         count = precompile(needed, torch.cuda.get_device_capability(), workers=12)
-        print(f"{count} kernels compiled in {time.monotonic() - begun:.0f} s", flush=True)
-    run(report, todo, device, ends[0])
-    torch.cuda.empty_cache()
-    gpu_search.run(report, sizes, device, ends[1])
-    torch.cuda.empty_cache()
-    encoders.run(report, Path("build/encoders"), ends[2])
+        print(f"{count} kernels compiled in {time.monotonic() - now:.0f} s", flush=True)
+    return [
+        partial(run, report, todo, device, ends[0]),
+        partial(gpu_search.run, report, sizes, device, ends[1]),
+        partial(run_encoders, report, ends[2]),
+    ]
+
+
+def run_encoders(report: dict[str, Any], until: float) -> None:
+    """Fills `report["encoders"]`."""
+    from benchmarks import encoders  # brings transformers along
+
+    encoders.run(report, Path("build/encoders"), until)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -333,15 +338,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     report: dict[str, Any] = {"machine": about(device), "dry_run": options.dry_run, "wrong": [], "not_reached": [],
                               "cases": [], "search": [], "encoders": []}  # fmt: skip
-    try:
-        sections(report, device, options.seconds, options.start)
-    finally:  # what was measured before an error is kept
-        print("wrote", write(report, options.out))
+    with (
+        ExitStack() as stack
+    ):  # last in, first out; an error in one section does not stop the others
+        for section in reversed(sections(report, device, options.seconds, options.start)):
+            stack.callback(write, report, options.out)
+            stack.callback(section)
     return 1 if report["wrong"] else 0
 
 
-def write(report: dict[str, Any], folder: Path) -> str:
-    """The report's file and what is in it. Where anything is wrong no figure is written."""
+def write(report: dict[str, Any], folder: Path) -> None:
+    """The report as it is now. Where anything is wrong no figure is written."""
     measured = ("cases", "search", "encoders")
     if report["wrong"]:
         report.update({name: [] for name in measured})
@@ -350,9 +357,9 @@ def write(report: dict[str, Any], folder: Path) -> str:
     path = folder / f"{name}-{about['date']}-{about['commit']}.json"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return f"{path}: " + ", ".join(
-        f"{len(report[name])} {name}" for name in (*measured, "not_reached", "wrong")
-    )
+    counts = (f"{len(report[name])} {name}" for name in (*measured, "not_reached", "wrong"))
+    print(f"wrote {path}:", ", ".join(counts), flush=True)
+    torch.cuda.empty_cache()  # for the next section
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_a_wrong_result_stops_every_speed(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(gpu, "line", str)
     report = {**empty(), "search": ["a row"], "encoders": ["a case"]}
     gpu.run(report, todo, CPU, time.monotonic() + 100)
-    assert "0 cases, 0 search, 0 encoders, 0 not_reached, 1 wrong" in gpu.write(report, tmp_path)
+    gpu.write(report, tmp_path)
     written = json.loads((tmp_path / "none-d-c.json").read_text())
     assert [written[name] for name in ("cases", "search", "encoders")] == [[], [], []]
     assert written["wrong"] == [
@@ -121,15 +121,25 @@ def test_what_the_time_does_not_reach_is_listed() -> None:
 
 
 def test_an_error_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(report: dict[str, Any], *_: object) -> None:
-        report["cases"].append("the first")
-        raise RuntimeError("the GPU is gone")
+    def sections(report: dict[str, Any], *_: object) -> list[Callable[[], None]]:
+        def broken() -> None:
+            report["cases"].append("the first")
+            raise RuntimeError("the kernels are broken")
 
-    monkeypatch.setattr(gpu, "sections", broken)
-    with pytest.raises(RuntimeError, match="gone"):
+        def sound() -> None:
+            (path,) = tmp_path.glob("*.json")  # written in between, for a run that is killed
+            assert json.loads(path.read_text())["cases"] == ["the first"]
+            report["search"].append("the second")
+
+        return [broken, sound]
+
+    monkeypatch.setattr(gpu, "sections", sections)
+    monkeypatch.setattr(gpu._triton, "why_not", lambda *_: [])
+    with pytest.raises(RuntimeError, match="broken"):
         gpu.main(["--dry-run", "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*.json")
-    assert json.loads(path.read_text())["cases"] == ["the first"]
+    report = json.loads(path.read_text())
+    assert (report["cases"], report["search"]) == (["the first"], ["the second"])
 
 
 def test_what_a_peer_raises_is_its_result() -> None:

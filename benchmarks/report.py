@@ -1,0 +1,268 @@
+"""One report of everything measured: `python -m benchmarks.report`.
+
+Reads the JSON files of benchmarks/results, each written by a command that it names, and writes REPORT.md and PNG
+plots beside them, every figure with its date, commit and device. README's tables are cut from the same functions:
+
+    python -m benchmarks.report             write REPORT.md, the plots, and README's tables
+    python -m benchmarks.report --check     write nothing; exit code 1 where README or REPORT.md differ
+
+In README a table stands between `<!-- report: NAME -->` and `<!-- end -->`. Results of another device or commit
+are never put into one table without saying so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks import cpu_search, encoders, paper, plots, recipes, scaling
+from benchmarks.machine import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+README, REPORT = ROOT / "README.md", RESULTS / "REPORT.md"
+BLOCK = re.compile(r"<!-- report: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+Facts = dict[str, Any]
+NO_GPU = (
+    "Not yet measured on a GPU: `make gpu` on a machine that has one writes what is shown here."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; 1 where something differs"
+    )
+    options = parser.parse_args(arguments)
+    texts = {README: readme(README.read_text(encoding="utf-8")), REPORT: report()}
+    if options.check:
+        stale = [f for f in texts if not f.is_file() or f.read_text(encoding="utf-8") != texts[f]]
+        for file in stale:
+            print(
+                f"{file.name} is not what the results say: run python -m benchmarks.report",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    for file, text in texts.items():
+        file.write_text(text, encoding="utf-8")
+    for file in plots.draw(RESULTS, facts("cpu_search"), facts("bench")):
+        print(f"wrote {file.name}")
+    return 0
+
+
+def facts(name: str) -> Facts | None:
+    """What a command wrote, or None where it was not run."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def readme(text: str) -> str:
+    """`text` with the tables of the results as they are now."""
+
+    def block(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in TABLES:
+            raise SystemExit(
+                f"README asks for a table {name!r}; there are {', '.join(sorted(TABLES))}"
+            )
+        return f"<!-- report: {name} -->\n{TABLES[name]()}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def report() -> str:
+    """REPORT.md."""
+    parts = [
+        "# Report\n",
+        "Written by `python -m benchmarks.report` from the JSON files beside it; not by hand. Milliseconds are "
+        "medians unless a column says p95 or p99.\n",
+    ]
+    for title, command, names, pictures in SECTIONS:
+        parts.append(f"## {title}\n\n`{command}`\n")
+        parts += [f"{TABLES[name]()}\n" for name in names]
+        parts += [
+            f"![{title}]({picture})\n" for picture in pictures if (RESULTS / picture).is_file()
+        ]
+    return "\n".join(parts)
+
+
+# ------------------------------------------------------------------ tables
+
+
+def from_file(name: str, command: str, table: Callable[[Facts], str]) -> Callable[[], str]:
+    """A table of one file of results, or what would write it."""
+
+    def made() -> str:
+        found = facts(name)
+        return f"Not measured yet: `{command}`." if found is None else table(found)
+
+    return made
+
+
+def headline(found: Facts) -> str:
+    """The largest real set of `benchmarks.cpu_search`: README's table."""
+    real = [row for row in found["rows"] if row["kind"] == "real"]
+    largest = max((row["N"], row["D"]) for row in real)
+    some = [row for row in real if (row["N"], row["D"]) == largest]
+    about = f"N = {largest[0]:,}, D = {largest[1]}; {cpu_search.provenance(some)}."
+    return f"{cpu_search.table(some)}\n\n{about}"
+
+
+def benchmarked(*ops: str) -> Callable[[Facts], str]:
+    """Of pytest-benchmark's JSON, the benchmarks of these kinds."""
+
+    def made(found: Facts) -> str:
+        rows = [b["extra_info"] for b in found["benchmarks"] if b["extra_info"].get("op") in ops]
+        shown = ("op", "model", "runtime", "tower", "mode", "dtype", "N", "C", "D", "d", "B", "k")
+        columns = [name for name in shown if any(name in row for row in rows)]
+        cells = [
+            [str(row.get(name, "–")).removeprefix("torch.") for name in columns]
+            + [_scaled(row, *figure) for figure in FIGURES.values()]
+            for row in rows
+        ]
+        kept = [n for n in range(len(columns) + len(FIGURES)) if any(c[n] != "–" for c in cells)]
+        head = [*columns, *FIGURES]
+        shown_only = [[line[n] for n in kept] for line in [head, *cells]]
+        return f"{markdown(shown_only[0], shown_only[1:])}\n\n{of(found['machine_info'])}"
+
+    return made
+
+
+FIGURES: dict[str, tuple[str, float, str]] = {  # column -> name in extra_info, unit, sign
+    "p50, ms": ("p50", 1, ""), "p95": ("p95", 1, ""), "p99": ("p99", 1, ""),
+    "GB/s": ("bytes_s", 1e9, ""), "of copy": ("share_of_copy_bytes_s", 0.01, " %"),
+    "GFLOP/s": ("flops", 1e9, ""), "of product": ("share_of_product_flops", 0.01, " %"),
+    "kernels, ms": ("kernels_ms", 1, ""), "beyond them, µs": ("overhead_us", 1, ""), "share": ("share", 0.01, " %"),
+}  # fmt: skip
+
+
+def _scaled(row: Facts, name: str, unit: float, sign: str) -> str:
+    return f"{row[name] / unit:.3g}{sign}" if name in row else "–"
+
+
+def gpu_results() -> str:
+    """A table for every GPU result there is."""
+    parts = []
+    for file in sorted(RESULTS.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not (found.get("machine") or {}).get("cuda") or found.get("dry_run"):
+            continue
+        towers = encoders.table(found["encoders"]) if found.get("encoders") else ""
+        parts += [f"### {file.stem}", of(found["machine"]), gpu_kernels(found["cases"])]
+        parts += [gpu_search(found.get("search", [])), towers]
+    return "\n\n".join(part for part in parts if part) or NO_GPU
+
+
+def gpu_kernels(cases: Sequence[Facts]) -> str:
+    names = list(dict.fromkeys(name for case in cases for name in case["peers"]))
+    lines = []
+    for case in cases:
+        shape = case["shape"]
+        peers = [case["peers"].get(name, {}) for name in names]
+        lines.append([
+            shape["op"], f"{shape['count']:,}", *(str(shape[key]) for key in ("d", "batch", "k")),
+            f"{case['ours']['p50']:.3g}", f"{case['times_floor']:.2f}", f"{100 * case['share_of_copy']:.0f} %",
+            *(_time_or_why(peer) for peer in peers),
+        ])  # fmt: skip
+    head = ["op", "N or C", "d", "B", "k", "ours, ms", "× floor", "of copy", *names]
+    return markdown(head, lines) if lines else ""
+
+
+def gpu_search(rows: Sequence[Facts]) -> str:
+    head = ["method", "N", "D", "B", "candidates", "recall@10", "p50, ms", "p99, ms", "QPS"]
+    lines = [
+        [row["method"], f"{row['N']:,}", str(row["D"]), str(row["B"]), str(row.get("candidates") or "–"),
+         f"{row['recall']:.3f}" if "recall" in row else "–", _time_or_why(row),
+         f"{row['p99']:.3g}" if "p99" in row else "–", f"{row['qps']:,.0f}" if "qps" in row else "–"]
+        for row in rows
+    ]  # fmt: skip
+    return markdown(head, lines) if lines else ""
+
+
+def _time_or_why(figures: Facts) -> str:
+    if "p50" in figures:
+        return f"{figures['p50']:.3g}"
+    return next((name.replace("_", " ") for name in figures if name in WHY_NOT), "–")
+
+
+WHY_NOT = ("not_installed", "not_supported", "failed")
+
+
+def coarse(found: Facts) -> str:
+    """`benchmarks.coarse_cpu` beside FAISS."""
+    lines = []
+    for case in found["cases"]:
+        if case["op"] == "coarse":
+            times = {name: each["p50"] for name, each in case["ms"].items()}
+            base = times.get("faiss")
+            ratios = [f"{base / times[n]:.1f}" if base else "–" for n in ("float32", "bfloat16")]
+            lines.append([str(case["B"]), f"{base:.1f}" if base else "–", f"{times['float32']:.1f}", ratios[0],
+                          f"{times['bfloat16']:.1f}", ratios[1], str(case["target"] or "–"),
+                          f"{case['recall_bfloat16']:.4f}"])  # fmt: skip
+    head = [
+        "B",
+        "FAISS IndexFlatIP, ms",
+        "float32, ms",
+        "×",
+        "bfloat16, ms",
+        "×",
+        "target ×",
+        "recall of bfloat16",
+    ]
+    shape = f"N = {found['N']:,}, d = {found['d']}, k = {found['k']}"
+    return f"{markdown(head, lines)}\n\n{shape}; {of(found['machine'])}"
+
+
+def of(machine: Facts) -> str:
+    """Where a table is from."""
+    changed = " with changes" if machine.get("dirty") else ""
+    named = ", ".join(f"{n} {v}" for n, v in machine["versions"].items())
+    load = f", load {machine['load'][0]:.1f}" if machine.get("load") else ""
+    return (
+        f"{machine['date']}, commit {machine['commit']}{changed}, {machine['device']}, "
+        f"{machine['threads']} threads{load}; {named}"
+    )
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
+
+
+BENCH, SEARCH = "make bench", "python -m benchmarks.cpu_search"
+TABLES: dict[str, Callable[[], str]] = {
+    "search": from_file("cpu_search", SEARCH, headline),
+    "searches": from_file("cpu_search", SEARCH, lambda found: cpu_search.tables(found["rows"])),
+    "paper": from_file("paper", "python -m benchmarks.paper", paper.table),
+    "scaling": from_file("scaling", "python -m benchmarks.scaling", scaling.table),
+    "recipes": from_file("recipes", "python -m benchmarks.recipes", recipes.tables),
+    "coarse": from_file("coarse_cpu", "python -m benchmarks.coarse_cpu", coarse),
+    "encoders": from_file("encoders", "python -m benchmarks.encoders", lambda f: encoders.table(f["cases"])),
+    "kernels": from_file("bench", BENCH, benchmarked("coarse_topk", "rerank_topk")),
+    "modes": from_file("bench", BENCH, benchmarked("search")),
+    "overhead": from_file("bench", BENCH, benchmarked("overhead")),
+    "towers": from_file("bench", BENCH, benchmarked("encode")),
+    "index": from_file("bench", BENCH, benchmarked("open", "open and search", "add and save", "verify")),
+    "gpu": gpu_results,
+}  # fmt: skip
+
+Section = tuple[str, str, list[str], list[str]]  # title, command, tables, plots
+SECTIONS: tuple[Section, ...] = (
+    ("Whole searches on the CPU, beside others", SEARCH, ["searches"], ["recall.png", "latency-n.png", "latency-b.png"]),  # noqa: E501
+    ("The paper's table", "python -m benchmarks.paper", ["paper"], []),
+    ("Searches by mode, and what they cost beyond the kernels", BENCH, ["modes", "overhead"], ["stages.png"]),
+    ("Kernels on the CPU", BENCH, ["kernels"], []),
+    ("The coarse search beside FAISS", "python -m benchmarks.coarse_cpu", ["coarse"], []),
+    ("Encoders", "python -m benchmarks.encoders", ["encoders", "towers"], []),
+    ("The index", BENCH, ["index"], []),
+    ("Growth, and what it predicts", "python -m benchmarks.scaling", ["scaling"], []),
+    ("Recipes of training", "python -m benchmarks.recipes", ["recipes"], []),
+    ("On GPUs", "make gpu", ["gpu"], []),
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,7 +55,7 @@ class Limits:
 
 LIMITS = {
     "torch": Limits(share=1.0, batch=9, items=400, width=256, k=500),
-    "triton": Limits(share=0.08, batch=5, items=300, width=72, k=300),
+    "triton": Limits(share=0.08, batch=3, items=300, width=72, k=130),
 }
 if DEVICE == "cuda":
     LIMITS["triton"] = Limits(share=0.5, batch=40, items=5000, width=256, k=4096)
@@ -66,7 +66,7 @@ def crowd(backend: str, dtype: str) -> tuple[int, int]:
     for one dtype only (it takes them one by one)."""
     if backend == "torch" or DEVICE == "cuda":
         return 257, 3000
-    return (257, 70) if dtype == "float16" else (17, 300)
+    return (257, 33) if dtype == "float16" else (17, 300)
 
 
 # ------------------------------------------------------------------ the oracle

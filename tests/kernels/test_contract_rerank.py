@@ -60,7 +60,7 @@ def test_wide_vectors(backend: str, dtype: str, width: int) -> None:
 
 @pytest.mark.parametrize("count", [1, 127, 1025, 4096])
 def test_many_candidates(backend: str, count: int) -> None:
-    case = Case("float16", 2, 5000, 9, 70, "integers", 0.3, "none", "plain", count, 8)
+    case = Case("float16", 1, 5000, 9, 70, "integers", 0.3, "none", "plain", count, 8)
     queries, items, _ = case.tensors()
     found = rerank_topk(queries, items, case.rows(), 70, backend=backend)
     assert_same(found, *expected_of(case))
@@ -69,13 +69,13 @@ def test_many_candidates(backend: str, count: int) -> None:
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_one_query_is_the_same_bits_alone_and_among_many(backend: str, dtype: str) -> None:
     batch, _ = crowd(backend, dtype)
-    case = Case(dtype, batch, 300, 40, 9, "floats", 0.3, "none", "plain", 21, 6)
+    case = Case(dtype, batch, 300, 40, 5, "floats", 0.3, "none", "plain", 9, 6)
     queries, items, _ = case.tensors()
     rows = case.rows()
-    together = rerank_topk(queries, items, rows, 9, backend=backend)
+    together = rerank_topk(queries, items, rows, 5, backend=backend)
     for b in (0, batch // 8, batch - 1):
         one = slice(b, b + 1)
-        alone = rerank_topk(queries[one], items, rows[one].flip(1), 9, backend=backend)
+        alone = rerank_topk(queries[one], items, rows[one].flip(1), 5, backend=backend)
         assert torch.equal(alone.rows[0], together.rows[b])
         assert torch.equal(alone.scores[0].view(torch.int32), together.scores[b].view(torch.int32))
 

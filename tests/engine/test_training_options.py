@@ -1,7 +1,7 @@
 """What every option of a run does to its steps, against the same steps in float64 NumPy."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from engine.training.inputs import Inputs
 from engine.training.phrasing import JOINTS, OPENINGS
 from engine.training.start import scratch_config
 from engine.training.tokenizer import train_tokenizer
-from engine.training.trainer import HierarchicalTrainer
 from engine.training.validation import Validation
 from tests.engine import training_by_hand as by_hand
-from tests.engine.training_by_hand import Array, Pairs, Rows, Shape
+from tests.engine.training_by_hand import Array, Rows, Shape
+from tests.engine.training_steps import Step, numbers, watched
 
 SMALL = Settings(
     coarse_dim=6,
@@ -46,74 +46,10 @@ SMALL = Settings(
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One batch, as the model took it: arrays in float64, `weights` before it and `gradients` after it.
-
-    pictures, captions: what was drawn, rows of the examples and of all captions.
-    """
-
-    batch: dict[str, Any]
-    pictures: Rows
-    captions: Rows
-    weights: dict[str, Array]
-    loss: float
-    gradients: dict[str, Array]
-
-    def pairs(self, shape: Shape) -> Pairs:
-        """The vectors of the batch, by hand."""
-        image = by_hand.image_vectors(self.weights, shape, self.batch["image_features"])
-        ids, mask = self.batch["input_ids"], self.batch["attention_mask"]
-        text = by_hand.text_vectors(self.weights, shape, ids, mask)
-        return Pairs(image, text, self.batch["concepts"])
-
-    def by_level(self, name: str) -> dict[str, float]:
-        return {level: float(self.weights[f"{name}.{level}"]) for level in ("coarse", "fine")}
-
-
-def numbers(named: Any) -> dict[str, Array]:
-    """Of our own towers the image tower's are left out: they stay as they are."""
-    return {
-        name: value.detach().double().numpy().copy()
-        for name, value in named
-        if value is not None and not name.startswith("image_tower.blocks")
-    }
-
-
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """Every step of the runs of a test, as they are made."""
-    seen: list[Step] = []
-    half: list[dict[str, Any]] = []
-    own_step, own_loss = HierarchicalTrainer.training_step, HierarchicalTrainer.compute_loss
-
-    def compute_loss(self: Any, model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
-        batch = {name: part.numpy().astype(np.float64 if part.is_floating_point() else np.int64)
-                 for name, part in inputs.items()}  # fmt: skip
-        found = own_loss(self, model, inputs, *given, **named)
-        half.append({"batch": batch, "loss": found.item()})
-        return found
-
-    def training_step(self: Any, model: Any, inputs: Any, *given: Any) -> Any:
-        number = int(inputs["number"])
-        weights = numbers(model.named_parameters())
-        found = own_step(self, model, inputs, *given)
-        drawn = self._sampler.draw(number)
-        gradients = numbers((name, part.grad) for name, part in model.named_parameters())
-        seen.append(
-            Step(
-                pictures=drawn.pictures,
-                captions=drawn.captions,
-                weights=weights,
-                gradients=gradients,
-                **half.pop(),
-            )
-        )
-        return found
-
-    monkeypatch.setattr(HierarchicalTrainer, "compute_loss", compute_loss)
-    monkeypatch.setattr(HierarchicalTrainer, "training_step", training_step)
-    return seen
+    return watched(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,36 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
+# What takes longest of the files, each of which runs on one worker: begun first. Begun last, as pytest-xdist would
+# have it (it begins with the files of most tests), one worker would be at one of them and the others have no work.
+LONGEST = (
+    "test_readme.py",
+    "kernels/test_contract_coarse.py",
+    "kernels/test_triton_paths.py",
+    "kernels/test_contract_rerank.py",
+    "examples/test_demo.py",
+    "engine/test_training_run.py",
+    "engine/test_building_resume.py",
+    "export/test_export.py",
+    "engine/index/test_crash.py",
+    "kernels/test_triton_mutants.py",
+)
+
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "examples" / "pictures"
 CHECKPOINT = ROOT / "examples" / "checkpoint"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take the files in the order of the tests."""
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist is there
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others as they were."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,10 @@ def test_the_reference_agrees(backend: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 63, 64, 65, 129, 130, 4096])
 def test_k_up_to_n_and_past_it(backend: str, k: int) -> None:
-    check(Case("float32", 1 if k > 1000 else 2, 129, 16, k, "floats", 0.3, "none", "plain", 0, 3), backend)
+    check(
+        Case("float32", 1 if k > 1000 else 2, 129, 16, k, "floats", 0.3, "none", "plain", 0, 3),
+        backend,
+    )
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))

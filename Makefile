@@ -29,7 +29,8 @@ check: setup                   ## style, types, import rules, what the Triton ke
 	$(PY) -m kernels.audit --quick
 
 bench: setup                   ## what is timed is tested, then timed: kernels, searches, encoders, the index
-	$(PY) -m pytest benchmarks --benchmark-json build/bench.json --benchmark-columns median,min,max,rounds
+	mkdir -p build
+	$(PY) -m pytest benchmarks --benchmark-json build/bench.json --benchmark-columns median,min,max,rounds $(BENCH)
 
 gpu:                           ## on a CUDA machine, with its own python3: GPU tests, then kernels, search and encoders beside their peers
 	mkdir -p $(OUT)

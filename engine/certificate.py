@@ -5,8 +5,10 @@ For any item x and query q
 
     <q, x> = <p(q), p(x)> + <r(q), r(x)>  <=  <p(q), p(x)> + |r(q)| |r(x)|.
 
-An item that is not a candidate has a coarse score of at most that of the last candidate. So where the k-th best
-fine score exceeds the last candidate's coarse score + |r(q)| max|r(x)|, no item left out belongs to the answer.
+An item's coarse vector is p(x) stretched to the length of x, so its coarse score is <p(q), p(x)> times at least 1.
+An item that is not a candidate has a coarse score of at most t, that of the last candidate, so its <p(q), p(x)> is
+at most max(t, 0). Where the k-th best fine score exceeds max(t, 0) + |r(q)| max|r(x)|, no item left out belongs to
+the answer.
 What is stored is rounded, so the terms below bound that too: "certified" means the rows that `mode="exact"` finds.
 """
 
@@ -32,7 +34,7 @@ class Bounds:
 
     projection: P `[D, d]`.
     residual: max |r(x)|.  part: max |p(x)|.  fine: max |x|.
-    coarse: the longest stored coarse vector.  error: how far one may be from p(x).
+    coarse: the longest stored coarse vector.  error: how far one may be from the stretched p(x).
     """
 
     projection: Tensor
@@ -71,7 +73,9 @@ def _bounds_of(snapshot: Snapshot) -> Bounds | None:
             fine = as_tensor(segment.fine[rows]).double()
             coarse = as_tensor(segment.coarse[rows]).double()
             part = fine @ projection
-            vectors = (fine - part @ projection.T, part, fine, coarse, coarse - part)
+            whole, left = _length(fine), _length(part)
+            stretched = part * torch.where(left > 0, whole / left, 1.0)[:, None]
+            vectors = (fine - part @ projection.T, part, fine, coarse, coarse - stretched)
             found = torch.stack([torch.linalg.vector_norm(v, dim=1).max() for v in vectors])
             longest = torch.maximum(longest, found)
     return Bounds(projection, *longest.tolist())
@@ -89,12 +93,9 @@ def certified(bounds: Bounds, queries: Embeddings, candidates: TopK, best: TopK)
     own = fine @ bounds.projection
     length, coarse_length = _length(fine), _length(coarse)
     rest = _length(fine - own @ bounds.projection.T)
-    rounded = (
-        coarse_length * bounds.error
-        + _length(own - coarse) * bounds.part
-        + coarse.shape[1] * ROUNDING * coarse_length * bounds.coarse
-    )
-    outside = candidates.scores[:, -1].double().cpu() + rounded + rest * bounds.residual
+    rounded = coarse_length * (bounds.error + coarse.shape[1] * ROUNDING * bounds.coarse)
+    stretched = candidates.scores[:, -1].double().cpu() + rounded
+    outside = stretched.clamp(min=0) + _length(own - coarse) * bounds.part + rest * bounds.residual
     rounding = fine.shape[1] * ROUNDING * length * bounds.fine  # of either fine score
     inside = best.scores[:, -1].double().cpu()
     proven: Tensor = (best.rows[:, -1].cpu() >= 0) & (inside - rounding > outside + rounding)

@@ -47,7 +47,7 @@ class Collection:
                 snapshot.project(added, coarse_too=False)
                 index = snapshot.relearned(added.fine)
                 snapshot = Snapshot.of(index, self._device, self._tier)
-            vectors = snapshot.project(added, coarse_too=True)
+            vectors = snapshot.project(added, coarse_too=True, items=True)
             assert vectors.coarse is not None  # `project` sees to it
             index, coarse = snapshot.index, vectors.coarse
             if index.header.quantization is not None:

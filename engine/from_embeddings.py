@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from engine.errors import InvalidArgument
 from engine.index import Id, Index, check_vectors
 from engine.queries import as_vectors
-from engine.reduction import Reduction, learn_reduction
+from engine.reduction import Reduction, learn_reduction, reduced
 from engine.resident import as_array
 from engine.rounding import CoarseDtype, round_coarse
 
@@ -44,7 +44,7 @@ def index_of(
         # Before learning: one NaN in `fine` would spoil every coarse vector.
         check_vectors("fine", fine.numpy())
         matrix = learn_reduction(fine, min(coarse_dim, fine.shape[1]), reduction)
-        coarse = (fine.float() @ matrix).to(fine.dtype)
+        coarse = reduced(fine, matrix).to(fine.dtype)
     coarse, quantization = coarse.cpu(), None
     if coarse_dtype is not None:
         check_vectors("coarse", coarse.numpy())  # int8 would hide a NaN

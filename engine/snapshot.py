@@ -12,7 +12,7 @@ from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
 from engine.fine import FineVectors, Tier
 from engine.index import Index
-from engine.reduction import SETTLED, learn_reduction
+from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident
 from engine.rounding import query_scales, to_int8
 from kernels import TopK, coarse_topk
@@ -116,13 +116,14 @@ class Snapshot:
         """The index, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""
         items = torch.from_numpy(self.index.fine).float()
         matrix = learn_reduction(torch.cat([items, fine.cpu().float()]), self.coarse.shape[1])
-        return self.index.reduced(matrix.numpy())
+        parts = items.split([len(segment) for segment in self.index.segments])
+        return self.index.reduced(matrix.numpy(), [reduced(part, matrix).numpy() for part in parts])
 
-    def project(self, vectors: Embeddings, *, coarse_too: bool) -> Embeddings:
+    def project(self, vectors: Embeddings, *, coarse_too: bool, items: bool = False) -> Embeddings:
         """`vectors` as the index stores its items: its scale, dtype and device, checked after the cast.
 
-        Coarse vectors that are wanted and were not given come from the index's reduction. Where the index holds
-        int8, they stay float32 here.
+        Coarse vectors that are wanted and were not given come from the index's reduction: of queries, or of
+        `items`, which are stretched. Where the index holds int8, they stay float32 here.
         """
         coarse, fine = vectors.coarse, vectors.fine
         head, device = self.index.header, self.coarse.device
@@ -142,7 +143,7 @@ class Snapshot:
         if not coarse_too:
             return Embeddings(None, fine)
         if coarse is None and self.reduction is not None:
-            coarse = fine.float() @ self.reduction
+            coarse = reduced(fine, self.reduction) if items else fine.float() @ self.reduction
         if coarse is None:
             raise InvalidArgument(
                 "batch",

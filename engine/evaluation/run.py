@@ -13,7 +13,7 @@ from engine.evaluation.ranks import full_ranks, staged_ranks
 from engine.evaluation.recall import DIRECTIONS, Direction, Recalls, recalls_of
 from engine.evaluation.report import Report, Source, Way
 from engine.progress import progress
-from engine.reduction import COARSE_DIM, learn_reduction
+from engine.reduction import COARSE_DIM, learn_reduction, reduced
 
 DEPTH = 512  # places looked at, at least
 
@@ -108,7 +108,7 @@ def _ranked(
             query_coarse, item_coarse = queries.coarse[asking].to(device), items.coarse.to(device)
         else:
             matrix = learn_reduction(item_fine, dim, source).to(device)
-            query_coarse, item_coarse = query_fine.float() @ matrix, item_fine.float() @ matrix
+            query_coarse, item_coarse = query_fine.float() @ matrix, reduced(item_fine, matrix)
         asked, searched = Embeddings(query_coarse, query_fine), Embeddings(item_coarse, item_fine)
         ranked = staged_ranks(asked, wanted, searched, shown, candidates, depth)
         for count in candidates:

@@ -40,7 +40,7 @@ class Index:
 
     header: dims, dtypes and what else all vectors have in common.
     segments: none of them without rows.
-    reduction: None, or float32 `[D, d]` with coarse = fine @ reduction.
+    reduction: None, or float32 `[D, d]`; coarse = fine @ reduction, stretched to the length of fine.
     path, published: the directory it was opened from or saved to, and what its manifest said then.
     """
 
@@ -270,16 +270,14 @@ class Index:
         """This index without its items, in memory."""
         return Index(self.header, reduction=self.reduction)
 
-    def reduced(self, reduction: NDArray[np.float32]) -> "Index":
-        """This index with another reduction, and coarse vectors made by it."""
+    def reduced(
+        self, reduction: NDArray[np.float32], coarse: Sequence[NDArray[np.float32]]
+    ) -> "Index":
+        """This index with another reduction, and the coarse vectors made by it, an array for each segment."""
         dtype = NUMPY_DTYPES[self.header.coarse_dtype]
         segments = tuple(
-            replace(
-                segment,
-                coarse=(segment.fine.astype(np.float32) @ reduction).astype(dtype),
-                files={},
-            )
-            for segment in self.segments
+            replace(segment, coarse=made.astype(dtype), files={})
+            for segment, made in zip(self.segments, coarse, strict=True)
         )
         return replace(self, segments=segments, reduction=reduction)
 

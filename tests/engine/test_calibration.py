@@ -167,7 +167,7 @@ def test_an_item_built_to_break_a_looser_bound() -> None:
     """The best item hides from the coarse vectors: without the residual's term the answer would be certified."""
     items = np.zeros((40, 4), dtype=np.float32)
     items[:, 0] = np.linspace(1, 0.9, 40)
-    items[39] = (0.5, 0, 0, 3)  # coarse score 0.5 only, fine score 2
+    items[39] = (-0.05, 0, 0, 3)  # coarse score -3, fine score 1.45
     r = engine.Retriever.from_embeddings(items, coarse_dim=1, reduction="prefix")
     query = np.array([[1, 0, 0, 0.5]], dtype=np.float32)
     found = r.search(query, 1, candidates=5, certify=True)

@@ -95,10 +95,41 @@ def test_pca_keeps_the_inner_products_of_data_that_has_so_few_dims() -> None:
     np.testing.assert_allclose(reduction.T @ reduction, np.eye(COARSE), atol=1e-6)
 
 
+def test_items_are_stretched_to_their_length_and_queries_are_not() -> None:
+    """What a reduction cuts off an item must not push it behind its neighbours; a zero vector stays one."""
+    rng = np.random.default_rng(0)
+    spread = (1 + np.arange(D)) ** -0.3
+    items = np.repeat(rng.standard_normal((60, D)) * spread, 50, axis=0)  # sixty clusters
+    items += rng.standard_normal((3000, D)) * spread / 2
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    items[7] = 0
+    queries = items[100:164] + 0.02 * rng.standard_normal((64, D))
+    r = engine.Retriever.from_embeddings(items.astype(np.float32), coarse_dim=COARSE)
+    assert r.index.reduction is not None
+    left = items @ r.index.reduction.astype(np.float64)
+    lengths = np.linalg.norm(left, axis=1, keepdims=True)
+    stretched = np.divide(left, lengths, out=np.zeros_like(left), where=lengths > 0)
+    np.testing.assert_allclose(r.index.coarse, stretched, atol=1e-6)
+    scores = r.search(queries.astype(np.float32), 5, mode="coarse").scores.numpy()
+    expected = -np.sort(-(queries @ r.index.reduction) @ stretched.T, axis=1)[:, :5]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    best = np.argsort(-queries @ items.T, axis=1)[:, :10]
+
+    def held(coarse: np.ndarray) -> float:  # of the best ten, by 20 candidates
+        listed = np.argsort(-(queries @ r.index.reduction) @ coarse.T, axis=1)[:, :20]
+        return float(
+            np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best, listed, strict=True)])
+        )
+
+    assert held(stretched) > held(left) + 0.05
+
+
 def test_prefix_reduction_takes_the_first_coordinates() -> None:
     items = vectors(50)
     r = engine.Retriever.from_embeddings(items, coarse_dim=COARSE, reduction="prefix")
-    np.testing.assert_array_equal(r.index.coarse, items[:, :COARSE])
+    cut = items[:, :COARSE].astype(np.float64)
+    lengths = np.linalg.norm(items.astype(np.float64), axis=1) / np.linalg.norm(cut, axis=1)
+    np.testing.assert_allclose(r.index.coarse, cut * lengths[:, None], rtol=1e-6)
 
 
 def test_normalize_makes_the_score_the_cosine() -> None:

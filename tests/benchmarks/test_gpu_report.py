@@ -245,7 +245,7 @@ def test_a_runtime_that_is_missing_is_listed(
     encoder = SimpleNamespace(image=tower, text=tower)
     monkeypatch.setattr(encoders, "open_checkpoint", lambda _: None)
     monkeypatch.setattr(encoders, "torch_encoder", lambda *_, **__: encoder)
-    monkeypatch.setattr(encoders, "_inputs", lambda *_: ())
+    monkeypatch.setattr(encoders, "inputs", lambda *_: ())
     monkeypatch.setattr(encoders, "exported", no_export)
     found = encoders.cases("example", tmp_path, (1, 8), quick=True)
     assert [(case["tower"], case["batch"]) for case in found] == [
@@ -274,7 +274,7 @@ def test_on_a_gpu_each_runtime_is_there_or_says_why_not(
     monkeypatch.setattr(encoders, "imported", lambda _: None)
     monkeypatch.setattr(encoders, "open_checkpoint", lambda _: None)
     monkeypatch.setattr(encoders, "torch_encoder", lambda *_, **__: encoder)
-    monkeypatch.setattr(encoders, "_inputs", lambda *_: ())
+    monkeypatch.setattr(encoders, "inputs", lambda *_: ())
     monkeypatch.setattr(encoders, "exported", lambda *_: tmp_path)
     image, text = encoders.cases("example", tmp_path, (1,), quick=True)
     missing = {

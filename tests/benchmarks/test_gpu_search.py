@@ -219,7 +219,7 @@ def test_peers_that_only_a_gpu_runs_are_called_as_their_interfaces_say(
         ),
         "faiss.contrib.torch_utils": SimpleNamespace(),
     }
-    monkeypatch.setattr(peers, "_need", lambda name, _: modules[name])
+    monkeypatch.setattr(peers, "need", lambda name, _: modules[name])
     for name in ("flashlib flash_knn, gather", "cuvs brute_force, refine"):
         rows = peers.TWO_STAGE_PEERS[name](pool.queries, pool.items, 4, 12)()
         assert rows.dtype == torch.int64

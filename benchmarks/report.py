@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import cpu_search, encoders, paper, plots, recipes, scaling
 from benchmarks.machine import ROOT
+from benchmarks.rows import markdown
 
 RESULTS = ROOT / "benchmarks" / "results"
 README, REPORT = ROOT / "README.md", RESULTS / "REPORT.md"
@@ -228,10 +229,6 @@ def of(machine: Facts) -> str:
     )
 
 
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
-
-
 BENCH, SEARCH = "make bench", "python -m benchmarks.cpu_search"
 TABLES: dict[str, Callable[[], str]] = {
     "search": from_file("cpu_search", SEARCH, headline),
@@ -251,7 +248,8 @@ TABLES: dict[str, Callable[[], str]] = {
 
 Section = tuple[str, str, list[str], list[str]]  # title, command, tables, plots
 SECTIONS: tuple[Section, ...] = (
-    ("Whole searches on the CPU, beside others", SEARCH, ["searches"], ["recall.png", "latency-n.png", "latency-b.png"]),  # noqa: E501
+    ("Whole searches on the CPU, beside others", SEARCH, ["searches"],
+     ["recall.png", "latency-n.png", "latency-b.png"]),
     ("The paper's table", "python -m benchmarks.paper", ["paper"], []),
     ("Searches by mode, and what they cost beyond the kernels", BENCH, ["modes", "overhead"], ["stages.png"]),
     ("Kernels on the CPU", BENCH, ["kernels"], []),

@@ -50,3 +50,8 @@ def origins(rows: Sequence[Row]) -> str:
     quick = " A quick run: its figures say little." if any(row["quick"] for row in rows) else ""
     start = "Measured on" if len(found) == 1 else "Rows differ in device or commit. Measured on"
     return f"{start} {'; '.join(found)}.{quick}"
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))

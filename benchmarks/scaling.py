@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.machine import ROOT, THREADS
-from benchmarks.rows import Row, Rows, origins
+from benchmarks.rows import Row, Rows, markdown, origins
 from benchmarks.timing import percentiles, take_turns
 from engine import Retriever
 from engine.plan import SHARE, Plan
@@ -297,10 +297,6 @@ def table(facts: Row) -> str:
     return "\n\n".join(parts)
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
-
-
 def _measured(rows: Sequence[Row]) -> str:
     cases = list(itertools.product(BATCHES, CANDIDATES))
     lines = []
@@ -310,7 +306,7 @@ def _measured(rows: Sequence[Row]) -> str:
             what = f"N = {first['N']:,}, d = {first['d']}" if "N" in first else f"D = {first['D']}"
             times = {(p["B"], p["C"]): f"{p['ms']['p50']:.3g}" for p in row["points"]}
             lines.append([row["op"], what, *(times.get(case, "–") for case in cases)])
-    return _markdown(["ms a call", "", *(f"B = {b}, C = {c}" for b, c in cases)], lines)
+    return markdown(["ms a call", "", *(f"B = {b}, C = {c}" for b, c in cases)], lines)
 
 
 def _fitted(rows: Sequence[Row], costs: Mapping[str, Mapping[str, float]]) -> str:
@@ -321,7 +317,7 @@ def _fitted(rows: Sequence[Row], costs: Mapping[str, Mapping[str, float]]) -> st
         said = ", ".join(f"{1e6 * cost:.3g} per {name}" for name, cost in found.items() if cost)
         lines.append([op, str(len(points)), said, *(f"{e:.0%}" for e in _spread(errors))])
     head = ["fit", "points", "nanoseconds", "error, median", "largest"]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _spread(errors: Sequence[float]) -> tuple[float, float]:
@@ -340,7 +336,7 @@ def _held_out(rows: Sequence[Row], costs: Mapping[str, Mapping[str, float]]) -> 
             point = {"N": count, "B": batch, "d": DIMS[-1], "C": KEPT}
             said = from_fit(costs["coarse"], "coarse", point)
             lines.append([_name("coarse", point), f"≈ {said:,.0f}", "–", "–"])
-    block = _markdown(["held out", "fit, ms", "measured, ms", "error"], lines)
+    block = markdown(["held out", "fit, ms", "measured, ms", "error"], lines)
     return f"{block}\n\n≈: what the fit says of this machine, had it the memory."
 
 
@@ -361,7 +357,7 @@ def _memory(rows: Sequence[Row]) -> str:
             each = [f"{row[key] / row['N']:,.0f}" for key in ("planned", "held")]
             lines.append([f"{row['N']:,}", "bfloat16", "–", "–", "–", *each])
     head = ["items", f"coarse, {DIMS[-1]} dims", "coarse", f"fine, {FINE} × float16", "ids"]
-    return _markdown([*head, "bytes an item", "measured here, in memory"], lines)
+    return markdown([*head, "bytes an item", "measured here, in memory"], lines)
 
 
 def _h100s() -> str:
@@ -382,7 +378,7 @@ def _h100s() -> str:
     head = ["items", "d", "B", "H100s", "coarse, each GPU", "fine in", "coarse floor, ms",
             "rerank floor, ms", "floor, ms", "expected, ms", "queries a second"]  # fmt: skip
     title = "On H100s: computed from ceilings and assumptions, not yet measured on a GPU."
-    return f"{title}\n\n{_markdown(head, lines)}\n\n{ASSUMPTIONS}"
+    return f"{title}\n\n{markdown(head, lines)}\n\n{ASSUMPTIONS}"
 
 
 if __name__ == "__main__":

@@ -44,7 +44,12 @@ def learn_reduction(fine: Tensor, dim: int, kind: Reduction = "pca") -> Tensor:
 
 def reduced(fine: Tensor, matrix: Tensor) -> Tensor:
     """Coarse vectors of items, float32 `[N, d]`: fine `[N, D]` @ matrix `[D, d]`, each as long as in fine."""
-    coarse = fine.float() @ matrix
-    whole, left = (torch.linalg.vector_norm(v, dim=1, dtype=torch.float64) for v in (fine, coarse))
-    stretch = torch.where(left > 0, whole / left, 1.0)
-    return coarse * stretch[:, None].float()
+    made = torch.empty(len(fine), matrix.shape[1], device=fine.device)
+    for part, coarse in zip(
+        fine.split(16_384), made.split(16_384), strict=True
+    ):  # no second copy of all
+        left = part.float() @ matrix
+        lengths = [torch.linalg.vector_norm(v, dim=1, dtype=torch.float64) for v in (part, left)]
+        stretch = torch.where(lengths[1] > 0, lengths[0] / lengths[1], 1.0)
+        torch.mul(left, stretch[:, None].float(), out=coarse)
+    return made

@@ -36,6 +36,7 @@ from engine.evaluation import Pool, evaluate
 from engine.evaluation.recall import Recalls, recalls_of
 from engine.model import HiVLPFeatures, HiVLPModel
 from engine.model.image_tower import EfficientNetLite0
+from engine.model.text_tower import MeanOfPieces
 from engine.training import Settings, train
 from engine.training.features import cached_features, features_key, picture_features
 from kernels import coarse_topk
@@ -211,23 +212,27 @@ def measure_fusion(work: Work, seed: int) -> Row:
     checkpoint = work.checkpoint(RECIPES[0], seed)
     tokenizer = open_checkpoint(checkpoint).processor.tokenizer
     settings = fusion.Settings(seed=seed)
+    encoder = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32)
+    assert isinstance(encoder.text_tower, MeanOfPieces)
+    words = encoder.text_tower.weight.detach()
     learned = encoded(work, checkpoint, work.training)
-    confused = _confused(learned)
     began = time.monotonic()
     model = fusion.train_fusion(
-        _regions(work, work.training), work.training, confused, tokenizer, settings
-    )
+        _regions(work, learned, work.training), work.training, _confused(learned),
+        learned.texts.fine, words, tokenizer, settings,
+    )  # fmt: skip
     train_seconds = time.monotonic() - began
-    held_out = work.held_out[:POOL]
-    regions = _regions(work, work.held_out).take(torch.arange(len(held_out)))
-    pool = _first(encoded(work, checkpoint, work.held_out), work.held_out)
+    seen = encoded(work, checkpoint, work.held_out)
+    held_out, pool = work.held_out[:POOL], _first(seen, work.held_out)
+    regions = _regions(work, seen, work.held_out).take(torch.arange(len(held_out)))
     captions = [example.captions[0] for example in held_out]
+    texts = pool.texts.fine
     began = time.monotonic()
-    scores = fusion.score_pairs(model, regions, captions, tokenizer, settings)
+    scores = fusion.score_pairs(model, regions, captions, texts, tokenizer, settings)
     all_pairs = time.monotonic() - began
     began = time.monotonic()
     best = coarse_topk(pool.texts.fine, pool.images.fine, RERANKED).rows
-    by_fusion = fusion.score_pairs(model, regions, captions, tokenizer, settings, best)
+    by_fusion = fusion.score_pairs(model, regions, captions, texts, tokenizer, settings, best)
     reranking = time.monotonic() - began
     began = time.monotonic()
     coarse_topk(pool.texts.fine, pool.images.fine, RERANKED)
@@ -236,6 +241,7 @@ def measure_fusion(work: Work, seed: int) -> Row:
     reranked = _rescored(pool.texts.fine @ pool.images.fine.T, best, by_fusion)
     reranked_back = _rescored(pool.images.fine @ pool.texts.fine.T, back, scores.T.gather(1, back))
     return {
+        "threads": torch.get_num_threads(),
         "train_seconds": train_seconds,
         "all_pairs": _figures(_recalls(scores, scores.T, pool)),
         "reranked": _figures(_recalls(reranked, reranked_back, pool)),
@@ -248,15 +254,16 @@ def measure_fusion(work: Work, seed: int) -> Row:
     }
 
 
-def _regions(work: Work, examples: Sequence[Example]) -> fusion.Regions:
+def _regions(work: Work, pool: Pool, examples: Sequence[Example]) -> fusion.Regions:
+    """What the tower sees of `examples`, looked at once for all seeds, and their fine vectors in `pool`."""
     file = work.place / f"regions-{len(examples)}.pt"
     if not file.is_file():
         model = HiVLPModel.from_pretrained(work.checkpoint(RECIPES[0], 0), dtype=torch.float32)
         processor = open_checkpoint(work.checkpoint(RECIPES[0], 0)).processor
         assert isinstance(model.image_tower, EfficientNetLite0)
-        found = fusion.look(model.image_tower, processor, examples)
-        torch.save({"maps": found.maps, "whole": found.whole}, file)
-    return fusion.Regions(**torch.load(file, weights_only=True))
+        maps, whole = fusion.look(model.image_tower, processor, examples)
+        torch.save({"maps": maps, "whole": whole}, file)
+    return fusion.Regions(**torch.load(file, weights_only=True), fine=pool.images.fine)
 
 
 def _confused(pool: Pool) -> Tensor:

@@ -94,7 +94,7 @@ def picture_features(
         images = [_read(example) for example in examples[start : start + BATCH]]
         blank = Image.new("RGB", (8, 8))
         batch = [
-            view(image or blank, number, random.Random(f"{seed}/{examples[start + at].image}"))
+            view(image or blank, number, _chance(examples[start + at], seed))
             for at, image in enumerate(images)
             for number in range(views)
         ]
@@ -103,6 +103,11 @@ def picture_features(
         features[[image is None for image in images]] = float("nan")
         rows.append(features)
     return torch.cat(rows)
+
+
+def _chance(example: Example, seed: int) -> random.Random:
+    """Of a picture's views: by name and size, so that a data set gives the same ones wherever it lies."""
+    return random.Random(f"{seed}/{example.image.name}/{example.file_size}")
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""One thread for the kernels' tests."""
+"""One thread for the kernels' tests, and tiles for the smallest case."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from kernels._torch import coarse
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,3 +17,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_little() -> Iterator[None]:
+    """Cases here are so small that all would be scored outright: `test_little_is_scored_outright` sees to that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coarse, "LITTLE", -1)
+        yield

@@ -46,6 +46,21 @@ def test_any_plan_gives_the_same_bits() -> None:
     run_cases(st.tuples(cases(LIMITS["torch"]), plans), 300, lambda it: same_as_the_reference(*it))
 
 
+def test_little_is_scored_outright(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LITTLE", 1 << 62)
+    monkeypatch.delattr(engine, "_search")
+
+    def same(case: Case) -> None:
+        queries, items, mask = (t if t is None else t.cpu() for t in case.tensors())
+        assert queries is not None
+        assert items is not None
+        expected = coarse_topk_reference(queries, items, case.k, mask=mask)
+        found = coarse_topk(queries, items, case.k, mask=mask, backend="torch")
+        assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+    run_cases(cases(LIMITS["torch"]), 300, same)
+
+
 @pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "float8_e4m3fn"])
 @pytest.mark.parametrize("spread", ["floats", "spread"])

@@ -314,13 +314,14 @@ def tables(facts: Row) -> str:
     for row in facts["runs"]:
         runs_of.setdefault(row["recipe"], []).append(row)
     lines = [
-        "| trained | seeds | fine t→i R@1 | coarse alone | of fine | coarse + rerank | fine AR | + rerank AR |",
-        "|---|---|---|---|---|---|---|---|",
+        "| trained | batch | seeds | fine t→i R@1 | coarse alone | of fine | coarse + rerank | fine AR | + rerank AR |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in runs_of.items():
         if "fine" not in rows[0]:
             continue
-        cells = [name, str(len(rows)), _mean([r["fine"]["t2i_R@1"] for r in rows])]
+        cells = [name, f"{rows[0]['batch_size']:,}", str(len(rows))]
+        cells += [_mean([r["fine"]["t2i_R@1"] for r in rows])]
         if name == RECIPES[0].name:
             cells += ["–"] * 3 + [_mean([r["fine"]["AR"] for r in rows]), "–"]
         else:

@@ -20,7 +20,8 @@ class Settings:
     learning_rate: its peak, of all but towers; None: 3e-3 from scratch, else 1e-3. tower_learning_rate: theirs.
     every: steps between two validations and between two states that a run can be resumed from.
     coarse_weight, fine_weight: of the two levels in the loss. distillation: how much the coarse ranking is drawn
-        to the fine one. sigmoid: SigLIP's loss instead of CLIP's. queue: pairs of past batches that are negatives.
+        to the fine one. sigmoid: SigLIP's loss instead of CLIP's. queue: pairs of past batches that are
+        negatives, for heads on trained towers: a model that starts from nothing changes too fast for it.
     hard: how many concepts that are confused with it stand beside each drawn one in a batch; found by searching
         with the current vectors every `mine_every` steps.
     """

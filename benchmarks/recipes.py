@@ -314,7 +314,7 @@ def tables(facts: Row) -> str:
     for row in facts["runs"]:
         runs_of.setdefault(row["recipe"], []).append(row)
     lines = [
-        "| trained | batch | seeds | fine t→i R@1 | coarse alone | of fine | coarse + rerank | fine AR | + rerank AR |",
+        "| trained | batch | seeds | fine t→i R@1 | coarse alone | of fine | + rerank | fine AR | + rerank AR |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in runs_of.items():

@@ -73,8 +73,9 @@ def test_overhead(timed: Timed, count: int) -> None:
         return retriever.search(queries[:1], K)
 
     assert bool((search().rows == kernels().rows).all())
-    times = take_turns({"kernels": kernels, "search": search}, seconds=1, most=400)
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    over = medians["search"] - medians["kernels"]
-    timed(search, op="overhead", N=count, B=1, kernels_ms=medians["kernels"], overhead_us=1e3 * over,
-          share=over / medians["search"])  # fmt: skip
+    times = take_turns({"kernels": kernels, "search": search}, seconds=3, most=1000, pause=0)
+    # Of neighbours in time: the machine's moods are larger than what is asked.
+    pairs = zip(times["search"], times["kernels"], strict=False)
+    over = statistics.median(whole - stages for whole, stages in pairs)
+    timed(search, op="overhead", N=count, B=1, kernels_ms=statistics.median(times["kernels"]),
+          overhead_us=1e3 * over, share=over / statistics.median(times["search"]))  # fmt: skip

@@ -24,7 +24,13 @@ def percentiles(times: Sequence[float]) -> dict[str, float]:
 
 
 def take_turns(
-    runs: Mapping[str, Run], *, seconds: float, least: int = 3, most: int = 200, costly: float = 4.0
+    runs: Mapping[str, Run],
+    *,
+    seconds: float,
+    least: int = 3,
+    most: int = 200,
+    costly: float = 4.0,
+    pause: float = PAUSE,
 ) -> dict[str, list[float]]:
     """Milliseconds of each run, on the CPU. They take turns, so that a busy machine is busy for all of them.
 
@@ -40,7 +46,7 @@ def take_turns(
             late = time.perf_counter() > stop
             if late and (turn >= least or (times[name] and first[name] > costly)):
                 continue
-            time.sleep(PAUSE)
+            time.sleep(pause)
             if first[name] < costly:
                 run()
             times[name].append(1e3 * _spent(run))

@@ -52,14 +52,14 @@ def test_tables_say_means_and_spreads() -> None:
 
     def run(name: str, seed: int, fine: float, coarse: float) -> recipes.Row:
         ways = {"fine": figures(fine), "coarse": figures(coarse), "two_stage": figures(fine)}
-        return {"recipe": name, "seed": seed, "candidates": 32, **ways,
+        return {"recipe": name, "seed": seed, "batch_size": 2048, "candidates": 32, **ways,
                 f"two_stage_of_{recipes.POOL}": figures(40.0)}  # fmt: skip
 
     name = "hierarchical, 16 dims"
     rows = [run("fine alone", 0, 50.0, 1.0), run(name, 0, 50.0, 40.0), run(name, 1, 60.0, 54.0)]
     table = recipes.tables({"runs": rows}).splitlines()
-    assert table[2] == "| fine alone | 1 | 50.0 | – | – | – | 70.0 | – |"
+    assert table[2] == "| fine alone | 2,048 | 1 | 50.0 | – | – | – | 70.0 | – |"
     assert table[3] == (
-        f"| {name} | 2 | 55.0 ± 7.1 | 47.0 ± 9.9 | 85.0 ± 7.1 % | 55.0 ± 7.1 (32) | 70.0 ± 0.0 | 70.0 ± 0.0 |"
+        f"| {name} | 2,048 | 2 | 55.0 ± 7.1 | 47.0 ± 9.9 | 85.0 ± 7.1 % | 55.0 ± 7.1 (32) | 70.0 ± 0.0 | 70.0 ± 0.0 |"
     )
     assert table[7] == "| coarse 16 + rerank of 32 | 2 | 40.0 ± 0.0 | 40.0 ± 0.0 | 70.0 ± 0.0 | – |"

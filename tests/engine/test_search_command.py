@@ -53,5 +53,6 @@ def test_a_condition(described: Path) -> None:
 def test_near_duplicates(described: Path) -> None:
     assert {hit["id"] for hit in search(described)} == {*NAMES, "copy.webp"}
     ids = [hit["id"] for hit in search(described, "--duplicates", "0.9999")]
-    assert ids[0] == NAMES[0]
-    assert "copy.webp" not in ids
+    same = {NAMES[0], "copy.webp"}  # but for the last bit of a vector, which decides who stays
+    assert ids[0] in same
+    assert set(ids) == {ids[0], *NAMES[1:]}

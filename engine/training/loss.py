@@ -59,10 +59,10 @@ def hierarchical_loss(
     own = torch.arange(len(image[levels[0]]), device=image[levels[0]].device)
     concepts = own if concepts is None else concepts
     total = torch.zeros((), device=own.device)
+    positives = concepts[:, None] == _columns(concepts, past)[None, :]
     teacher: list[Tensor] = []
     for level in reversed(levels):
         both_ways = _logits(image[level], text[level], log_scales[level], level, past)
-        positives = concepts[:, None] == _columns(concepts, past)[None, :]
         bias = None if biases is None else biases[level]
         parts = [contrastive_loss(logits, positives, bias) for logits in both_ways]
         total = total + weights[level] * torch.stack(parts).mean()
@@ -80,8 +80,11 @@ def contrastive_loss(logits: Tensor, positives: Tensor, bias: Tensor | None = No
     if bias is not None:
         signs = torch.where(positives, 1.0, -1.0)
         return F.softplus(-signs * (logits + bias)).sum() / len(logits)
-    shares = positives.to(logits.dtype)
-    return F.cross_entropy(logits, shares / shares.sum(dim=1, keepdim=True))
+    # -Σ_j p_ij log softmax_j = logsumexp_j - Σ_j p_ij logits_ij, and few p_ij are not 0: no other [B, M] is made
+    rows, columns = positives.nonzero(as_tuple=True)
+    shares = 1 / torch.bincount(rows, minlength=len(logits)).to(logits.dtype)
+    own = logits[rows, columns] @ shares[rows]
+    return (logits.logsumexp(dim=1).sum() - own) / len(logits)
 
 
 def ranking_loss(logits: Tensor, teacher: Tensor) -> Tensor:
@@ -99,10 +102,11 @@ def _logits(
 ) -> tuple[Tensor, Tensor]:
     """Image to text and text to image, `[B, M]` each: the batch's own columns first, then the queue's."""
     scale = log_scale.exp().clamp(max=MAX_SCALE)
-    texts, images = text, image
-    if past is not None:
-        texts = torch.cat((text, past.text[level]))
-        images = torch.cat((image, past.image[level]))
+    if past is None:
+        logits = scale * image @ text.T
+        return logits, logits.T
+    texts = torch.cat((text, past.text[level]))
+    images = torch.cat((image, past.image[level]))
     return scale * image @ texts.T, scale * text @ images.T
 
 

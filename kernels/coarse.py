@@ -42,6 +42,7 @@ def coarse_topk_reference(
     return best_hits(scores, rows, k)
 
 
+@torch.no_grad()
 def coarse_topk(
     queries: Tensor,
     items: Tensor,
@@ -66,6 +67,7 @@ def coarse_topk(
 
     Returns TopK(scores [B, k] float32, rows [B, k] int64), best first, equal scores by the
     lower row; row -1 and score -inf where there are fewer than k hits.
+    Nothing carries a gradient.
 
     Raises InvalidArgument, naming the argument, and BackendUnavailable with every reason.
     """

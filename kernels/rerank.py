@@ -42,6 +42,7 @@ def rerank_topk_reference(queries: Tensor, items: Tensor, candidates: Tensor, k:
     return TopK(*(torch.cat(parts) for parts in zip(*results, strict=True)))
 
 
+@torch.no_grad()
 def rerank_topk(
     queries: Tensor,
     items: Tensor,
@@ -61,6 +62,7 @@ def rerank_topk(
 
     Returns TopK(scores [B, k] float32, rows [B, k] int64), best first, equal scores by the
     lower row; row -1 and score -inf where there are fewer than k hits.
+    Nothing carries a gradient.
 
     Raises InvalidArgument, naming the argument, and BackendUnavailable with every reason.
     """

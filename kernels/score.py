@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["accumulator", "score_pairs"]
+__all__ = ["accumulator", "score_pairs", "sum_terms"]
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -29,7 +29,11 @@ def score_pairs(queries: Tensor, items: Tensor) -> Tensor:
     Memory: one float32 (or int32) copy of the broadcast shape.
     """
     wide = accumulator(items.dtype)
-    terms = queries.to(wide) * items.to(wide)
+    return sum_terms(queries.to(wide) * items.to(wide))
+
+
+def sum_terms(terms: Tensor) -> Tensor:
+    """The products [..., d] of `accumulator`'s dtype summed by halves, in place -> scores [...] float32."""
     width = terms.shape[-1]
     while width > 1:
         half = 1 << ((width - 1).bit_length() - 1)  # the largest power of two below width

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.score import score_pairs
+from kernels.score import accumulator, sum_terms
 from kernels.topk import TopK, no_hits
 
 __all__ = ["Survivors", "score_rows"]
@@ -141,11 +141,17 @@ def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Te
     NaN counts as -inf, and -0.0 as +0.0.
     """
     scores = torch.empty(len(row), dtype=torch.float32, device=queries.device)
-    block = max(1, TERMS // queries.shape[1])
-    for first in range(0, len(row), block):
-        part = slice(first, first + block)
-        found = items.index_select(0, row[part].to(items.device)).to(queries.device)
-        scores[part] = score_pairs(queries.index_select(0, query[part]), found)
+    wide, width = queries.to(accumulator(items.dtype)), queries.shape[1]
+    block = min(len(row), max(1, TERMS // width))
+    # Kept from block to block: memory given back and asked for again costs more than the sums.
+    terms, asked = wide.new_empty(2, block, width)
+    found = items.new_empty(block, width)
+    for first in range(0, len(row), max(1, block)):
+        part = slice(first, min(first + block, len(row)))
+        count = part.stop - first
+        torch.index_select(items, 0, row[part].to(items.device), out=found[:count])
+        torch.index_select(wide, 0, query[part], out=asked[:count])
+        scores[part] = sum_terms(terms[:count].copy_(found[:count]).mul_(asked[:count]))
     return torch.where(scores > -torch.inf, scores + 0.0, -torch.inf)
 
 

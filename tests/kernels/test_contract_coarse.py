@@ -181,3 +181,12 @@ def test_nothing_to_search(backend: str, batch: int, count: int) -> None:
     ):
         assert found.rows.tolist() == [[-1] * 4] * batch
         assert found.scores.tolist() == [[-torch.inf] * 4] * batch
+
+
+def test_vectors_that_ask_for_a_gradient_are_searched_without_one(backend: str) -> None:
+    case = Case("float32", 9, 300, 16, 7, "floats", 0.3, "none", "plain", 0, 9)
+    queries, items, _ = case.tensors()
+    expected = coarse_topk(queries, items, 7, backend=backend)
+    found = coarse_topk(queries.requires_grad_(), items.requires_grad_(), 7, backend=backend)
+    assert not found.scores.requires_grad
+    assert_same(found, expected.scores.cpu().numpy(), expected.rows.cpu().numpy())

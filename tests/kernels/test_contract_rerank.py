@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import TopK, rerank_topk
+from kernels._torch import survivors
 from kernels.rerank import rerank_topk_reference
 from tests.kernels.oracle import (
     BACKENDS,
@@ -129,3 +130,26 @@ def test_out_is_written_and_returned(backend: str) -> None:
     found = rerank_topk(queries, items, case.rows(), 7, backend=backend, out=out)
     assert found.rows.data_ptr() == out.rows.data_ptr()
     assert_same(out, *expected_of(case))
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 44, 45, 46])
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_blocks_of_pairs_do_not_show(
+    backend: str, dtype: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole blocks, a last one cut short, and one that holds all."""
+    monkeypatch.setattr(survivors, "TERMS", pairs * 33)
+    case = Case(dtype, 5, 60, 33, 8, "floats", 0.3, "none", "plain", 9, 4)
+    queries, items, _ = case.tensors()
+    found = rerank_topk(queries, items, case.rows(), 8, backend=backend)
+    assert_same(found, *expected_of(case))
+
+
+def test_vectors_that_ask_for_a_gradient_are_reranked_without_one(backend: str) -> None:
+    case = Case("float32", 3, 129, 16, 7, "floats", 0.3, "none", "plain", 40, 9)
+    queries, items, _ = case.tensors()
+    expected = expected_of(case)
+    queries, items = queries.requires_grad_(), items.requires_grad_()
+    found = rerank_topk(queries, items, case.rows(), 7, backend=backend)
+    assert not found.scores.requires_grad
+    assert_same(found, *expected)

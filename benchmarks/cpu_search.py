@@ -224,7 +224,9 @@ def table(rows: list[Row]) -> str:
         + " | p99 at B = 1, ms | build, s | MB |",
         "|---" * (6 + len(BATCHES)) + "|",
     ]
-    for name in dict.fromkeys(row["method"] for row in rows):
+    order = {method.name: place for place, method in enumerate(METHODS)}
+    names = dict.fromkeys(row["method"] for row in rows)
+    for name in sorted(names, key=lambda name: order.get(name, len(order))):
         own = [row for row in rows if row["method"] == name]
         if "p50" not in own[0]:
             keys = ("not_installed", "not_supported", "failed")

@@ -156,6 +156,15 @@ def test_the_table_takes_the_least_effort_that_is_good_enough(
     )
 
 
+def test_the_table_keeps_the_order_of_the_methods_whenever_they_were_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_search, "BATCHES", (1,))
+    rows = [row(method=name) for name in ("usearch HNSW", "never", "FAISS flat")]
+    lines = cpu_search.table(rows).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| FAISS flat", "| usearch HNSW", "| never"]
+
+
 def test_runs_of_several_commits_are_said_to_be_mixed() -> None:
     assert cpu_search.provenance([row(), row()]) == "2026-01-02, commit abc, a box"
     mixed = cpu_search.provenance([row(), row(commit="def", dirty=True)])

@@ -23,12 +23,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from benchmarks.peers import COPYING_PEERS, EXACT_PEERS, TWO_STAGE_PEERS, chunked, outcome
 from benchmarks.timing import milliseconds, percentiles
 from engine import Embeddings, Retriever, SearchResult
-from engine.reduction import learn_reduction
+from engine.reduction import learn_reduction, reduced
 from kernels import TopK
 
 __all__ = ["FULL", "TINY", "Sizes", "launches", "run"]
@@ -101,7 +100,7 @@ def pool_of(count: int, width: int, coarse: int, queries: int, device: torch.dev
 
     made = [part.half() for part in clusters(count, width, queries, device)]
     matrix = learn_reduction(made[0], coarse).to(device)
-    items, asked = (Embeddings(_reduced(fine, matrix), fine) for fine in made)
+    items, asked = (Embeddings(reduced(fine, matrix).half(), fine) for fine in made)
     retriever = Retriever.from_embeddings(
         items.fine,
         items.coarse,
@@ -110,11 +109,6 @@ def pool_of(count: int, width: int, coarse: int, queries: int, device: torch.dev
         fine_tier="device",
     )
     return Pool(items, asked, retriever)
-
-
-def _reduced(fine: Tensor, matrix: Tensor) -> Tensor:
-    parts = [normalize(part.float() @ matrix, dim=1).half() for part in fine.split(PART)]
-    return torch.cat(parts)
 
 
 def exact_topk(queries: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:

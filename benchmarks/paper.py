@@ -40,7 +40,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from benchmarks.machine import ROOT, THREADS
 from benchmarks.paper_models import (
@@ -57,9 +56,9 @@ from benchmarks.paper_models import (
 )
 from benchmarks.rows import Row, Rows, origins
 from benchmarks.timing import percentiles, take_turns
-from benchmarks.vectors import CLUSTER, vectors
+from benchmarks.vectors import points, vectors
 from engine import Embeddings, Retriever
-from engine.plan import _available
+from engine.plan import available_memory
 from engine.retriever import FEWEST_CANDIDATES
 from kernels import coarse_topk
 
@@ -120,7 +119,7 @@ def measure_encoders(seconds: float) -> Row:
 def measure_search(count: int, seconds: float) -> Row:
     """Ours and FAISS over `count` items in memory."""
     needed = 14 * count * FINE  # float32 twice, float16, and float32 while it is projected
-    if needed > _available():
+    if needed > available_memory():
         return {"pool": count, "skipped": f"{needed / 1e9:.0f} GB of memory needed"}
     items, queries = vectors("clusters", count, FINE, CALIBRATING + ASKING)
     tuning, asked = queries.split([CALIBRATING, ASKING])
@@ -161,7 +160,7 @@ def measure_mapped(count: int, seconds: float, candidates: int, chosen_by: str) 
     resident = 4 * count * COARSE + 16 * PART * FINE  # coarse, growing; a part while it is made
     work = ROOT / "build"
     work.mkdir(exist_ok=True)
-    if stored > 0.9 * shutil.disk_usage(work).free or resident > _available():
+    if stored > 0.9 * shutil.disk_usage(work).free or resident > available_memory():
         needs = f"{stored / 1e9:.0f} GB on disk and {resident / 1e9:.0f} GB of memory needed"
         return {"pool": count, "skipped": needs}
     with tempfile.TemporaryDirectory(dir=work) as folder:
@@ -181,18 +180,7 @@ def measure_mapped(count: int, seconds: float, candidates: int, chosen_by: str) 
 
 def write_clusters(count: int, place: Path) -> Tensor:
     """An index of `benchmarks.vectors`' clusters, a segment for each part; returns queries `[ASKING, FINE]`."""
-    chance = torch.Generator().manual_seed(2)
-    spread = (1 + torch.arange(FINE)) ** -0.5
-    centres = spread * torch.randn(max(count // CLUSTER, 1), FINE, generator=chance)
-
-    def drawn(number: int) -> Tensor:
-        made = torch.empty(number, FINE, dtype=torch.float16)
-        for some in made.split(1 << 16):
-            near = centres[torch.randint(len(centres), (len(some),), generator=chance)]
-            off = spread / 2 * torch.randn(some.shape, generator=chance)
-            some.copy_(normalize(near + off, dim=1))
-        return made
-
+    drawn = points(count, FINE, dtype=torch.float16)
     with Retriever.from_embeddings(
         drawn(min(PART, count)),
         coarse_dim=COARSE, coarse_dtype="bfloat16", device="cpu", fine_tier="disk",

@@ -71,6 +71,7 @@ RECIPES = (
     Recipe("hierarchical, 8 dims", ROOMY | {"coarse_dim": 8}, SEEDS, candidates=64),
     Recipe("fine alone, large batches", ROOMY | {"coarse_weight": 0.0}, SEEDS, LARGE),
     Recipe("hierarchical, 16 dims, large batches", ROOMY, SEEDS, LARGE),
+    Recipe("coarse words of 512, large batches", ROOMY | {"coarse_text_dim": 512}, SEEDS, LARGE),
     Recipe("as it is", ROOMY, batch_size=CHEAP),
     Recipe("the example's sizes", {}, batch_size=CHEAP),
     Recipe(
@@ -137,9 +138,13 @@ def main() -> None:
         read_dataset(options.pictures, "style", "test"),
         options.steps,
     )  # fmt: skip
-    facts = {"steps": work.steps, "torch": torch.__version__,
-             "threads": torch.get_num_threads(), "pictures": len(work.training),
-             "searched": len(work.held_out), "fusion": asdict(fusion.Settings())}  # fmt: skip
+    facts = {
+        "steps": work.steps,
+        "torch": torch.__version__,
+        "pictures": len(work.training),
+        "searched": len(work.held_out),
+        "fusion": asdict(fusion.Settings()),
+    }
     rows: list[Row] = []
     if options.out.is_file():
         rows = json.loads(options.out.read_text())["runs"]
@@ -172,6 +177,7 @@ def measure_dual(work: Work, recipe: Recipe, seed: int) -> Row:
     facts = json.loads((checkpoint / "training.json").read_text())
     names = ("coarse_dim", "batch_size", "steps", "seconds")
     row: Row = {name: facts[name] for name in names} | {"candidates": recipe.candidates}
+    row["threads"] = torch.get_num_threads()
     for way, recalls in report.recalls.items():
         row[way.search] = _figures(recalls)
     for way, recalls in first.recalls.items():

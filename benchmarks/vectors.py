@@ -15,6 +15,7 @@ pictures lie near each other in few directions, which every method here lives on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
@@ -88,14 +89,29 @@ def clusters(
     count: int, width: int, queries: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Made on `device`, where they stay: the same every time on one kind of device, not across kinds."""
+    made = points(count, width, device=device)(count + queries)
+    return made[:count], made[count:]
+
+
+def points(
+    count: int,
+    width: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[int], Tensor]:
+    """What draws the next so many points, `[n, width]`, of the clusters that `count` items have."""
     generator = torch.Generator(device).manual_seed(2)
     normal = partial(torch.randn, generator=generator, device=device)
     spread = (1 + torch.arange(width, device=device)) ** -0.5
     centres = spread * normal(max(count // CLUSTER, 1), width)
-    made = torch.empty(count + queries, width, device=device)
-    for start in range(0, len(made), PART):
-        size = min(PART, len(made) - start)
-        near = torch.randint(len(centres), (size,), generator=generator, device=device)
-        off = spread / 2 * normal(size, width)
-        made[start : start + size] = normalize(centres[near] + off, dim=1)
-    return made[:count], made[count:]
+
+    def drawn(number: int) -> Tensor:
+        made = torch.empty(number, width, device=device, dtype=dtype)
+        for part in made.split(PART):
+            near = torch.randint(len(centres), (len(part),), generator=generator, device=device)
+            off = spread / 2 * normal(len(part), width)
+            part.copy_(normalize(centres[near] + off, dim=1))
+        return made
+
+    return drawn

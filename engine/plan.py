@@ -113,7 +113,7 @@ def pick_tier(
     free, _ = torch.cuda.mem_get_info(device)
     if coarse_bytes + fine_bytes <= SHARE * free:
         return "device"
-    return "host" if fine_bytes <= SHARE * _available() else "disk"
+    return "host" if fine_bytes <= SHARE * available_memory() else "disk"
 
 
 def check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -127,7 +127,7 @@ def check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         )
 
 
-def _available() -> int:
+def available_memory() -> int:
     """Bytes of host memory that can be had without swapping."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):

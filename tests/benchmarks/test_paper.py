@@ -154,7 +154,7 @@ def test_more_items_than_memory_holds_are_written_in_parts(
     found = paper.measure_mapped(1000, 0.0, 1000, "hand")
     assert found["recall"] == 1.0  # all items are candidates
     assert not list((tmp_path / "build").iterdir())
-    monkeypatch.setattr(paper, "_available", lambda: 0)
+    monkeypatch.setattr(paper, "available_memory", lambda: 0)
     assert "memory needed" in paper.measure_mapped(1000, 0.0, 1000, "hand")["skipped"]
     assert "memory needed" in paper.measure_search(1000, 0.0)["skipped"]
 

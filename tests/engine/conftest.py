@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine.dataset import Example, read_dataset
 from engine.encoders.manifest import Manifest, stored_file
 
 if TYPE_CHECKING:
@@ -94,3 +95,15 @@ def changed(exports: Callable[[str], Path], tmp_path: Path) -> Callable[..., Pat
         return place
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def examples(tiny_dataset: Path) -> list[Example]:
+    """Of the tiny data set, to train from."""
+    return read_dataset(tiny_dataset)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the training runs of a file keep their features."""
+    return tmp_path_factory.mktemp("features") / "features.safetensors"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, set_seed
 
 from engine.checkpoints import Processor, open_checkpoint
-from engine.dataset import Example, read_dataset
+from engine.dataset import Example
 from engine.encoders.torch_encoder import torch_encoder
 from engine.images import read_image
 from engine.model import HiVLPModel
@@ -50,17 +50,6 @@ SMALL = Settings(
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """Every step of the runs of a test, as they are made."""
     return watched(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def examples(tiny_dataset: Path) -> list[Example]:
-    return read_dataset(tiny_dataset)
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of this file keep their features."""
-    return tmp_path_factory.mktemp("features") / "features.safetensors"
 
 
 Run = Callable[..., dict[str, Any]]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import engine
-from engine.dataset import Example, read_dataset
+from engine.dataset import Example
 from engine.training import Settings, train
 from engine.training import trainer as trainer_module
 from engine.training.state import side_directory
@@ -40,17 +40,6 @@ SMALL = Settings(
     every=4,
 )
 EVERYTHING = replace(SMALL, queue=6, hard=1, mine_every=3, distillation=0.5, sigmoid=True)
-
-
-@pytest.fixture(scope="module")
-def examples(tiny_dataset: Path) -> list[Example]:
-    return read_dataset(tiny_dataset)
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of this file keep their features."""
-    return tmp_path_factory.mktemp("features") / "features.safetensors"
 
 
 Run = Callable[..., dict[str, Tensor]]

@@ -13,17 +13,12 @@ from torch import Tensor
 
 import engine
 from engine.checkpoints import open_checkpoint
-from engine.dataset import Example, read_dataset
+from engine.dataset import Example
 from engine.encoders.torch_encoder import torch_encoder
 from engine.images import read_image
 from engine.training import Settings, train
 
 HEADS = Settings(coarse_dim=6, head_dim=12, steps=6, batch_size=4, every=3)
-
-
-@pytest.fixture(scope="module")
-def examples(tiny_dataset: Path) -> list[Example]:
-    return read_dataset(tiny_dataset)
 
 
 def fine_vectors(directory: Path, examples: list[Example]) -> list[Tensor]:

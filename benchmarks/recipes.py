@@ -71,7 +71,8 @@ RECIPES = (
     Recipe("hierarchical, 8 dims", ROOMY | {"coarse_dim": 8}, SEEDS, candidates=64),
     Recipe("fine alone, large batches", ROOMY | {"coarse_weight": 0.0}, SEEDS, LARGE),
     Recipe("hierarchical, 16 dims, large batches", ROOMY, SEEDS, LARGE),
-    Recipe("coarse words of 512, large batches", ROOMY | {"coarse_text_dim": 512}, SEEDS, LARGE),
+    # Chosen by what it reached with SEEDS; the other three seeds say whether it was luck.
+    Recipe("coarse words of 512, large batches", ROOMY | {"coarse_text_dim": 512}, range(6), LARGE),
     Recipe("as it is", ROOMY, batch_size=CHEAP),
     Recipe("the example's sizes", {}, batch_size=CHEAP),
     Recipe(
@@ -149,14 +150,16 @@ def main() -> None:
     if options.out.is_file():
         rows = json.loads(options.out.read_text())["runs"]
     done = {(row["recipe"], row["seed"]) for row in rows}
+    order = [(name, seed) for name, seed, _ in runs(work)]
     for name, seed, measure in runs(work):
         if (name, seed) in done or (options.only and options.only not in name):
             continue
-        rows.append({"recipe": name, "seed": seed} | measure())
+        row = {"recipe": name, "seed": seed} | measure()
+        rows = sorted([*rows, row], key=lambda row: order.index((row["recipe"], row["seed"])))
         draft = options.out.with_suffix(".draft")
         draft.write_text(json.dumps(facts | {"runs": rows}, indent=1) + "\n")
         draft.replace(options.out)
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(row), flush=True)
 
 
 def runs(work: Work) -> Iterator[tuple[str, int, Any]]:

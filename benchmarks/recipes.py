@@ -1,6 +1,6 @@
 """What the hierarchy costs and gains, beside other recipes: `python -m benchmarks.recipes`.
 
-The same frozen image tower, pictures and number of steps, three seeds each, on the held-out style of the example
+The same frozen image tower, pictures and number of steps, several seeds each, on the held-out style of the example
 pictures (`make pictures`):
 
     fine alone       LightningDOT's way (arXiv 2103.08784): one vector, one contrastive loss, full scan

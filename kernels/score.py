@@ -37,6 +37,6 @@ def sum_terms(terms: Tensor) -> Tensor:
     width = terms.shape[-1]
     while width > 1:
         half = 1 << ((width - 1).bit_length() - 1)  # the largest power of two below width
-        terms[..., : width - half] += terms[..., half:width]
+        terms[..., : width - half].add_(terms[..., half:width])  # += would write it twice
         width = half
     return terms[..., 0].to(torch.float32)

@@ -11,9 +11,9 @@ queries as large are scored outright by `_scan_plainly`, and so is everything wh
 little: the steps above take most of a millisecond of themselves. Why this is exact:
 docs/decisions/0002-exact-topk-cpu.md.
 
-Memory beside inputs and outputs, whatever B and N: one tile (TILE products), its items
-(TILE_ROWS * d), the sample (about SAMPLE_ROWS * d), and 20 bytes for each of at most
-MAX_PENDING + TILE surviving pairs, several times while they are sorted.
+Memory beside inputs and outputs, whatever B and N: one tile (TILE products), a copy of its
+items (TILE_ROWS * d) unless they serve as they are, the sample (about SAMPLE_ROWS * d), and 20
+bytes for each of at most MAX_PENDING + TILE surviving pairs, several times while they are sorted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels._torch.product import MAX_NORM, Tiles, fast_dtype
+from kernels._torch.product import (
+    EXACT_WIDTH,
+    MAX_NORM,
+    Tiles,
+    fast_dtype,
+    multiplies_int8,
+    product_dtype,
+)
 from kernels._torch.survivors import Survivors
 from kernels.score import score_pairs
 from kernels.topk import TopK, best_hits, no_hits
@@ -32,7 +39,7 @@ from kernels.topk import TopK, best_hits, no_hits
 __all__ = ["Plan", "coarse_topk", "plan_for"]
 
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
-TILE_ROWS = 1 << 17  # items in a tile at most: 16 MiB at d = 64 in bfloat16
+TILE_ROWS = 1 << 17  # items in a tile at most, if they are copied: 16 MiB at d = 64 in bfloat16
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
 SAMPLE = 17  # one item in so many is looked at to guess the floors
@@ -54,16 +61,25 @@ class Plan:
     pending: int = MAX_PENDING
 
 
-def plan_for(batch: int, count: int, k: int, dtype: torch.dtype, device: torch.device) -> Plan:
-    """The plan for B queries, N items, k results. Groups shrink until k of them fit in a tile."""
+def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
+    """The plan for B queries, items [N, d], k results. Groups shrink until k of them fit in a tile.
+
+    plain: no mask, and a promise that all items are finite, so that they need not be copied.
+    """
+    count, dtype = items.shape[0], items.dtype
+    fast = torch.float32
+    if items.device.type == "cpu" and (dtype != torch.float32 or batch > 2):
+        fast = fast_dtype()  # else: so few products that casting the items would cost more
+        if dtype == torch.int8 and items.shape[1] <= EXACT_WIDTH and multiplies_int8():
+            fast = torch.int8
     queries = max(1, min(batch, QUERIES))
-    rows = max(1, min(count, TILE_ROWS, TILE // queries))
+    if fast == torch.int8 and batch == 2:
+        queries = 1  # one column is multiplied three times as quickly as two
+    plain &= items.dtype == fast and items.is_contiguous()
+    rows = max(1, min(count, TILE // queries, TILE if plain else TILE_ROWS))
     group = 64 if queries < 8 else 16
     while group > 1 and rows < 2 * k * group:
         group //= 2
-    fast = torch.float32
-    if device.type == "cpu" and (dtype != torch.float32 or batch > 2):
-        fast = fast_dtype()  # else: so few products that casting the items would cost more
     return Plan(queries, rows, group, fast, guess=queries >= 8 and count >= 4 * rows)
 
 
@@ -84,7 +100,8 @@ def coarse_topk(
     if plan is None and queries.numel() * count <= LITTLE:
         none = no_hits(batch, k, queries.device)
         return _copied(_scan_plainly(queries, items, k, mask, none), out, slice(None))
-    plan = plan or plan_for(batch, count, k, items.dtype, items.device)
+    plain = mask is None and (max_norm is not None or items.dtype == torch.int8)
+    plan = plan or plan_for(batch, items, k, plain=plain)
     for first in range(0, batch, plan.queries):
         block = slice(first, first + plan.queries)
         shown = mask[block] if mask is not None and mask.ndim == 2 else mask
@@ -113,7 +130,7 @@ def _search(
     floor = torch.full_like(norms, -torch.inf)
     if plan.guess and len(items):
         floor = _guessed_floor(tiles, items, k, mask, plan)
-    survivors = Survivors(queries, items, k, plan.fast, floor)
+    survivors = Survivors(queries, items, k, product_dtype(plan.fast), floor)
     apart = no_hits(len(queries), k, queries.device)  # hits among the loud rows
     due = min(max(PRUNE * k, 256) * len(queries), plan.pending)
     for first in range(0, items.shape[0], plan.rows):

@@ -4,6 +4,7 @@ The tile is a plain matrix product in bfloat16 (or float32), whose rounding depe
 the shape and the machine. It only says which items may be among the best: every caller compares
 it through `slack`, a bound on |tile before its last rounding - score|, and scores what is left
 in the fixed order. The bound is derived in docs/decisions/0002-exact-topk-cpu.md.
+int8 is multiplied as it is, into int32, where the CPU does that right: such products are exact.
 """
 
 from __future__ import annotations
@@ -15,10 +16,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_NORM", "Tiles", "fast_dtype"]
+__all__ = [
+    "EXACT_WIDTH",
+    "MAX_NORM",
+    "Tiles",
+    "fast_dtype",
+    "int8_is_exact",
+    "multiplies_int8",
+    "product_dtype",
+]
 
 HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
 MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
+EXACT_WIDTH = 1024  # sums of so many products of int8 are integers up to 2^24: exact in float32
 IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
 
 
@@ -28,17 +38,58 @@ def fast_dtype() -> torch.dtype:
 
     Timed once, about 10 ms: only the speed depends on the answer, never the result.
     """
+    quick, exact = _seconds(torch.bfloat16, torch.float32)
+    return torch.bfloat16 if quick < exact else torch.float32
 
-    def seconds(dtype: torch.dtype) -> float:
-        items, queries = torch.ones(4096, 64, dtype=dtype), torch.ones(64, 64, dtype=dtype)
-        best = float("inf")
-        for _ in range(4):
+
+@lru_cache(maxsize=1)
+def multiplies_int8() -> bool:
+    """Whether this CPU's int8 products are right, and faster than `fast_dtype`'s: VNNI, AMX.
+
+    Tried and timed once, about 10 ms.
+    """
+    if not int8_is_exact():
+        return False
+    own, other = _seconds(torch.int8, fast_dtype())
+    return own < other
+
+
+@lru_cache(maxsize=1)
+def int8_is_exact() -> bool:
+    """Whether the sums are right at their largest, which overflow where a CPU adds pairs in int16."""
+    if not hasattr(torch, "_int_mm"):
+        return False
+    values = torch.tensor([-128, 127, -127, 1, -1, 0], dtype=torch.int8)
+    for width, batch in ((64, 1), (64, 32), (EXACT_WIDTH, 17)):
+        items = values[:, None].repeat(50, width)
+        items[1::2, ::3] = 127
+        columns = values.repeat(width * batch)[: width * batch].view(width, batch)
+        columns[:, 0] = -128
+        try:
+            made = torch._int_mm(items, columns)
+        except RuntimeError:  # not for this CPU
+            return False
+        if not torch.equal(made.double(), items.double() @ columns.double()):
+            return False
+    return True
+
+
+def _seconds(*dtypes: torch.dtype) -> list[float]:
+    """The least time of a small product in each dtype, tried in turns."""
+    spent = {dtype: float("inf") for dtype in dtypes}
+    for _ in range(8):
+        for dtype in dtypes:
+            items, queries = torch.ones(4096, 64, dtype=dtype), torch.ones(64, 64, dtype=dtype)
+            multiply = torch._int_mm if dtype == torch.int8 else torch.mm
             start = time.perf_counter()
-            torch.mm(items, queries)
-            best = min(best, time.perf_counter() - start)
-        return best
+            multiply(items, queries)
+            spent[dtype] = min(spent[dtype], time.perf_counter() - start)
+    return list(spent.values())
 
-    return torch.bfloat16 if seconds(torch.bfloat16) < seconds(torch.float32) else torch.float32
+
+def product_dtype(fast: torch.dtype) -> torch.dtype:
+    """What a tile holds that is multiplied in `fast`."""
+    return torch.int32 if fast == torch.int8 else fast
 
 
 def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
@@ -54,6 +105,7 @@ def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
 class Tiles:
     """Products of one block of queries [B, d] with chunks of at most `rows` items.
 
+    fast: float32, bfloat16, or int8 for vectors of int8 with d <= EXACT_WIDTH.
     slack [B]: how far a product of any tile so far may lie from its score. It grows in a new
     tensor, so that who has kept the old one can see that it has.
     """
@@ -70,14 +122,18 @@ class Tiles:
         self.group = group
         self._rounds = _rounds(queries.dtype, fast)
         low = queries.to(torch.float32).to(fast)
-        self._columns = low.t().contiguous()  # [d, B]
-        self._items = torch.empty(rows, width, dtype=fast, device=queries.device)
+        # Copied into the usual strides: an int8 product reads a stride that does not matter, too.
+        self._columns = low.new_empty(width, batch).copy_(low.t())  # [d, B]
+        self._rows, self._fast = rows, fast
+        self._items: Tensor | None = None  # [rows, d], where items must be copied
         padded = -(-rows // group) * group
-        self._tile = torch.empty(padded * batch, dtype=fast, device=queries.device)
+        made = product_dtype(fast)
+        self._tile = torch.empty(padded * batch, dtype=made, device=queries.device)
+        self._least = -torch.inf if made.is_floating_point else torch.iinfo(made).min
         exact, low = queries.to(torch.float32), low.to(torch.float32)
         norm = torch.linalg.vector_norm(exact, dim=1) * 1.001
         self._reach = norm * ((width + 16) * 2.0**-23)  # [B], times an item's norm: the slack
-        if queries.dtype == torch.int8 and width <= 1024:
+        if queries.dtype == torch.int8 and width <= EXACT_WIDTH:
             self._reach = torch.zeros_like(norm)  # sums of integers below 2^24 are exact
         if self._rounds:
             lost = torch.linalg.vector_norm(low - exact, dim=1) if fast != torch.float32 else 0
@@ -88,17 +144,22 @@ class Tiles:
         self._promised = max_norm is not None and max_norm <= MAX_NORM / 8
         if max_norm is not None and self._promised:
             self._cover(max_norm * 1.02)
+        if fast == torch.int8:  # whatever their norms, its products are exact
+            self._promised = True
 
     def of(self, chunk: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The tile [n padded to whole groups, B] and the loud rows; `slack` covers it afterwards.
 
-        hidden: bool [n, B], the products that must not count: -inf, as are those of loud rows.
+        hidden: bool [n, B], the products that must not count: the least that a tile can hold, as
+        are those of loud rows.
         Loud rows (of chunk) hold NaN, inf or a norm above MAX_NORM: there is no bound for them,
         so they must be scored by themselves.
         """
         count, batch = chunk.shape[0], self._columns.shape[1]
         low = chunk
-        if chunk.dtype != self._items.dtype:
+        if chunk.dtype != self._fast or chunk.stride() != (chunk.shape[1], 1):
+            if self._items is None:
+                self._items = self._columns.new_empty(self._rows, chunk.shape[1])
             low = self._items[:count]
             low.copy_(chunk.to(torch.float32) if chunk.dtype == torch.float16 else chunk)
         loud = None
@@ -106,12 +167,13 @@ class Tiles:
             low, loud = self._silence(low)
         padded = -(-count // self.group) * self.group
         tile = self._tile[: padded * batch].view(padded, batch)
-        torch.mm(low, self._columns, out=tile[:count])
-        tile[count:] = -torch.inf
+        multiply = torch._int_mm if low.dtype == torch.int8 else torch.mm
+        multiply(low, self._columns, out=tile[:count])
+        tile[count:] = self._least
         if hidden is not None:
-            tile[:count].masked_fill_(hidden, -torch.inf)
+            tile[:count].masked_fill_(hidden, self._least)
         if loud is not None:
-            tile[loud] = -torch.inf
+            tile[loud] = self._least
         return tile, loud
 
     def _silence(self, low: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -15,17 +15,22 @@ from kernels.topk import TopK, no_hits
 __all__ = ["Survivors", "score_rows"]
 
 TERMS = 1 << 19  # products held at a time when pairs are scored
-BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.int32: torch.int32}
 LOWEST = -3e38  # below every product in a tile, above -inf
+LOWEST_INTEGER = -(2**30)  # the same where products are int32
 
 
 class Survivors:
-    """Pairs collected tile by tile for one block of queries [B, d]."""
+    """Pairs collected tile by tile for one block of queries [B, d]; made: the dtype of products.
+
+    Those of one query with equal scores always stand in ascending row order, as they are found:
+    tile after tile, in a tile member after member of its groups, and every sort is stable.
+    """
 
     def __init__(
-        self, queries: Tensor, items: Tensor, k: int, fast: torch.dtype, floor: Tensor
+        self, queries: Tensor, items: Tensor, k: int, made: torch.dtype, floor: Tensor
     ) -> None:
-        self.queries, self.items, self.k, self.fast = queries, items, k, fast
+        self.queries, self.items, self.k, self.made = queries, items, k, made
         self.floor = floor  # [B] float32
         self._slack = torch.zeros_like(floor)  # of all tiles so far
         self._limit: Tensor | None = None  # kept until the floor or the slack moves
@@ -37,25 +42,28 @@ class Survivors:
         if slack is not self._slack:
             self._slack, self._limit = slack, None
         batch, count = tile.shape[1], tile.shape[0] // group
+        grouped, maxima = tile.view(group, count * batch), None
         if self.pending == 0 and count >= self.k and bool((self.floor == -torch.inf).any()):
             # k groups, each with an item at least this good
-            maxima = tile.view(group, -1).amax(0).view(count, batch)
-            self._raise_floor(maxima.t().float().topk(self.k).values[:, -1])
+            maxima = grouped.amax(0)
+            best = maxima.view(count, batch).t().float().topk(self.k)
+            self._raise_floor(best.values[:, -1])
         if self._limit is None:
             self._limit = self._limits()
         limit = self._limit
         if limit.dtype != tile.dtype:
-            tile = tile.view(limit.dtype)
-        grouped = tile.view(group, count * batch)
-        found = _where((grouped.amax(0).view(count, batch) >= limit).view(-1))
+            grouped, maxima = grouped.view(limit.dtype), None
+        if maxima is None:
+            maxima = grouped.amax(0)
+        found = _where((maxima.view(count, batch) >= limit).view(-1))
         if not len(found):
             return
         first, query = found // batch, found % batch  # group, query; [m]
-        entries = grouped.index_select(1, found)  # [group, m]
+        entries = grouped.gather(1, found.expand(group, -1))  # [group, m]
         member, at = (entries >= limit.index_select(0, query)).nonzero().unbind(1)
         line = member * count + first.index_select(0, at)
         row = line + rows if isinstance(rows, int) else rows.index_select(0, line)
-        product = entries.view(-1).index_select(0, member * len(found) + at).view(self.fast)
+        product = entries.view(-1).index_select(0, member * len(found) + at).view(self.made)
         self._pairs.append((query.index_select(0, at), row, product))
         self.pending += len(at)
 
@@ -76,9 +84,7 @@ class Survivors:
         """Score every pair and keep the best k of each query: for when products cannot tell."""
         query, row, product = self._joined()
         scores = score_rows(self.queries, self.items, query, row)
-        by_row = torch.sort(row).indices
-        order, place = _ranked(query[by_row], scores[by_row], len(self.floor))
-        order = by_row[order]
+        order, place = _ranked(query, scores, len(self.floor))
         last = order[place == self.k - 1]
         self.floor[query[last]] = torch.maximum(self.floor[query[last]], scores[last])
         self._limit = None
@@ -88,13 +94,18 @@ class Survivors:
 
     def best(self, more: TopK) -> TopK:
         """The best k of the pairs and of the hits in `more`, other rows of the same queries."""
-        self.prune()
+        exact = not self.made.is_floating_point
+        if not exact:
+            self.prune()
+        query, row, product = self._joined()
+        scores = product.float() if exact else score_rows(self.queries, self.items, query, row)
         others = more.rows >= 0
-        query, row, _ = self._joined()
-        query = torch.cat((query, others.nonzero()[:, 0]))
-        row, by_row = torch.sort(torch.cat((row, more.rows[others])))
-        query = query[by_row]
-        scores = score_rows(self.queries, self.items, query, row)
+        if bool(others.any()):
+            query = torch.cat((query, others.nonzero()[:, 0]))
+            row = torch.cat((row, more.rows[others]))
+            scores = torch.cat((scores, more.scores[others]))
+            row, by_row = torch.sort(row)
+            query, scores = query[by_row], scores[by_row]
         order, place = _ranked(query, scores, len(self.floor))
         order, place = order[place < self.k], place[place < self.k]
         query, row, scores = query[order], row[order], scores[order]
@@ -106,7 +117,7 @@ class Survivors:
     def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
         if not self._pairs:
             none = torch.empty(0, dtype=torch.int64, device=self.floor.device)
-            return none, none, none.to(self.fast)
+            return none, none, none.to(self.made)
         query, row, product = (torch.cat(parts) for parts in zip(*self._pairs, strict=True))
         return query, row, product
 
@@ -120,8 +131,9 @@ class Survivors:
     def _raise_floor(self, kth: Tensor) -> None:
         """kth [B] float32: k products are at least this, so k scores are at least that less
         the rounding of the product and the slack."""
-        under = torch.nextafter(kth.to(self.fast), torch.tensor(-torch.inf, dtype=self.fast))
-        self.floor = torch.maximum(self.floor, under.float() - self._slack)
+        if self.made.is_floating_point:
+            kth = _under(kth.to(self.made)).float()
+        self.floor = torch.maximum(self.floor, kth - self._slack)
         self._limit = None
 
     def _limits(self, *, bits: bool = True) -> Tensor:
@@ -129,10 +141,12 @@ class Survivors:
 
         One step under the floor less the slack, so that it holds however products are rounded.
         Floats above zero sort as their bits do, and faster: then, and if asked, the bits.
+        Products in int32 are the scores themselves, and the floor is a whole number or below all.
         """
-        limit = (self.floor - self._slack).clamp(min=LOWEST).to(self.fast)
-        limit = torch.nextafter(limit, torch.tensor(-torch.inf, dtype=self.fast))
-        return limit.view(BITS[self.fast]) if bits and bool((limit > 0).all()) else limit
+        if not self.made.is_floating_point:
+            return self.floor.clamp(min=LOWEST_INTEGER).floor().to(self.made)
+        limit = _under((self.floor - self._slack).clamp(min=LOWEST).to(self.made))
+        return limit.view(BITS[self.made]) if bits and bool((limit > 0).all()) else limit
 
 
 def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Tensor:
@@ -155,6 +169,11 @@ def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Te
     return torch.where(scores > -torch.inf, scores + 0.0, -torch.inf)
 
 
+def _under(values: Tensor) -> Tensor:
+    """The next number below each."""
+    return torch.nextafter(values, torch.tensor(-torch.inf, dtype=values.dtype))
+
+
 def _where(flags: Tensor) -> Tensor:
     """Where [m] bool flags are set, ascending: first by eights, for few of them are."""
     if flags.numel() % 8:
@@ -167,10 +186,11 @@ def _where(flags: Tensor) -> Tensor:
 def _ranked(query: Tensor, values: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Pairs ordered by query, then value descending, equal ones as they stand; and the place of
     each within its query. One stable integer sort of (query, complement of the value's bits)."""
-    wide, width = (torch.int64, 32) if values.dtype == torch.float32 else (torch.int32, 16)
+    wide, width = (torch.int32, 16) if values.dtype == torch.bfloat16 else (torch.int64, 32)
     top = (1 << (width - 1)) - 1
     bits = values.view(BITS[values.dtype]).to(wide)
-    bits ^= (bits >> (width - 1)) & top  # sorts as the float does
+    if values.dtype.is_floating_point:
+        bits ^= (bits >> (width - 1)) & top  # sorts as the float does
     order = torch.sort((query.to(wide) << width) | (top - bits), stable=True).indices
     counts = torch.bincount(query, minlength=batch)
     start = counts.cumsum(0) - counts

@@ -11,8 +11,8 @@ queries as large are scored outright by `_scan_plainly`, and so is everything wh
 little: the steps above take most of a millisecond of themselves. Why this is exact:
 docs/decisions/0002-exact-topk-cpu.md.
 
-Memory beside inputs and outputs, whatever B and N: one tile (TILE products), a copy of its
-items (TILE_ROWS * d) unless they serve as they are, the sample (about SAMPLE_ROWS * d), and 20
+Memory beside inputs and outputs, whatever B and N: one tile (TILE products), its items converted
+(CONVERTED numbers) or copied (COPIED) unless they serve as they are, the sample (about SAMPLE_ROWS * d), and 20
 bytes for each of at most MAX_PENDING + TILE surviving pairs, several times while they are sorted.
 """
 
@@ -39,7 +39,10 @@ from kernels.topk import TopK, best_hits, no_hits
 __all__ = ["Plan", "coarse_topk", "plan_for"]
 
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
-TILE_ROWS = 1 << 17  # items in a tile at most, if they are copied: 16 MiB at d = 64 in bfloat16
+CONVERTED = (
+    3 << 19
+)  # numbers of a tile's items at most, where they are converted: these stay in cache
+COPIED = 1 << 23  # the same where only some of them may be copied, in their own dtype
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
 SAMPLE = 17  # one item in so many is looked at to guess the floors
@@ -75,8 +78,12 @@ def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
     queries = max(1, min(batch, QUERIES))
     if fast == torch.int8 and batch == 2:
         queries = 1  # one column is multiplied three times as quickly as two
-    plain &= items.dtype == fast and items.is_contiguous()
-    rows = max(1, min(count, TILE // queries, TILE if plain else TILE_ROWS))
+    rows = min(count, TILE // queries)
+    if items.dtype != fast or not items.is_contiguous():
+        rows = min(rows, CONVERTED // items.shape[1])
+    elif not plain:
+        rows = min(rows, COPIED // items.shape[1])
+    rows = max(1, rows)
     group = 64 if queries < 8 else 16
     while group > 1 and rows < 2 * k * group:
         group //= 2

@@ -366,11 +366,11 @@ def test_plans() -> None:
 
 
 def test_only_items_that_serve_as_they_are_fill_larger_tiles() -> None:
-    items = torch.zeros(1 << 20, 2)
-    assert plan_for(1, items, 1, plain=True).rows == 1 << 20
-    assert plan_for(1, items, 1).rows == engine.TILE_ROWS
-    assert plan_for(1, items.half(), 1, plain=True).rows == engine.TILE_ROWS
-    assert plan_for(1, items[:, :1], 1, plain=True).rows == engine.TILE_ROWS
+    items = torch.zeros(1 << 18, 128)
+    assert plan_for(1, items, 1, plain=True).rows == 1 << 18
+    assert plan_for(1, items, 1).rows == engine.COPIED // 128
+    assert plan_for(1, items.half(), 1, plain=True).rows == engine.CONVERTED // 128
+    assert plan_for(1, items[:, :64], 1, plain=True).rows == engine.CONVERTED // 64
 
 
 def test_int8_is_multiplied_as_it_is_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ Effort = Any  # None, an int, or a tuple of ints; what it means is in Method.eff
 Ask = Callable[[Tensor, Effort], Tensor]  # queries float32 [B, D] -> rows int64 [B, K]
 
 K = 10
-SHORTLISTS = (64, 128, 256, 512, 1024)
+SHORTLISTS = (64, 96, 128, 192, 256, 320, 384, 512, 768, 1024)
 
 
 class Built(NamedTuple):
@@ -159,9 +159,9 @@ def _found(rows: Any) -> Tensor:
 
 
 METHODS = (
-    Method("ours, 64-d bfloat16", "candidates", SHORTLISTS, ours(64, "bfloat16")),
     Method("ours, 64-d int8", "candidates", SHORTLISTS, ours(64, "int8")),
-    Method("ours, 32-d bfloat16", "candidates", SHORTLISTS, ours(32, "bfloat16")),
+    Method("ours, 80-d int8", "candidates", SHORTLISTS, ours(80, "int8")),
+    Method("ours, 64-d bfloat16", "candidates", SHORTLISTS, ours(64, "bfloat16")),
     Method("FAISS flat", "", (None,), faiss_flat),
     Method("FAISS PCA64,Flat,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA64,Flat")),
     Method("FAISS PCA64,SQ8,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA64,SQ8")),

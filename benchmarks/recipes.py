@@ -9,6 +9,9 @@ pictures (`make pictures`):
     fusion           UNITER's and METER's way (`benchmarks.fusion`): a cross-encoder that scores every pair, and as
                      a reranker of the best 10; on `POOL` pictures and their first captions: it costs their product
 
+Times are of one run for all ways (`--times`: minutes, no training): `POOL` bundled pictures, the example's vectors,
+a fusion model of random weights, which cost what trained ones do; all captions ask at once, encoding not counted.
+
 Every run is written to the JSON as it ends, and what is there is not done again; one cut off goes on. LightningDOT
 and the rest are names of recipes here: nothing in these tables says what the published models do on COCO.
 """
@@ -22,6 +25,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +33,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import fusion
+from benchmarks.machine import ROOT, THREADS, about
+from benchmarks.rows import origin
+from benchmarks.timing import percentiles, take_turns
 from engine.checkpoints import open_checkpoint
 from engine.dataset import Example, read_dataset
 from engine.embeddings import Embeddings
+from engine.encoders import encode_all, open_encoder
 from engine.evaluation import Pool, evaluate
 from engine.evaluation.recall import Recalls, recalls_of
 from engine.model import HiVLPFeatures, HiVLPModel
@@ -39,14 +47,18 @@ from engine.model.image_tower import EfficientNetLite0
 from engine.model.text_tower import MeanOfPieces
 from engine.training import Settings, train
 from engine.training.features import cached_features, features_key, picture_features
-from kernels import coarse_topk
+from kernels import coarse_topk, rerank_topk
 
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
+EXAMPLES = ROOT / "examples"
 STEPS = 600
 SEEDS = (0, 1, 2)
 LARGE, FULL, CHEAP = 4096, 2048, 1024  # pairs in a batch; CHEAP: of the ablations
 POOL = 1000
+CANDIDATES = 32
 RERANKED = 10
+ASKING_ALL = 16  # captions that are asked of all pictures when that is timed
+SECONDS = 10.0  # of each timing
 CONFUSED = 16  # pictures that the fusion model's hard negatives are drawn from, each caption
 
 Row = dict[str, Any]
@@ -60,7 +72,7 @@ class Recipe:
     options: dict[str, Any]
     seeds: Sequence[int] = (0,)
     batch_size: int = FULL
-    candidates: int = 32
+    candidates: int = CANDIDATES
 
 
 # The example's model, but for what keeps that within 12 MB.
@@ -128,10 +140,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--only", help="runs whose name holds this")
+    parser.add_argument("--times", action="store_true", help="only time the ways to search")
     parser.add_argument("--table", action="store_true", help="print the tables of --out")
     options = parser.parse_args()
     if options.table:
         print(tables(json.loads(options.out.read_text())))
+        return
+    if options.times:
+        torch.set_num_threads(THREADS)
+        known: Row = json.loads(options.out.read_text()) if options.out.is_file() else {"runs": []}
+        _write(options.out, known | {"times": measure_times(POOL)})
         return
     work = Work(
         options.work, options.image_weights, options.features,
@@ -148,7 +166,9 @@ def main() -> None:
     }
     rows: list[Row] = []
     if options.out.is_file():
-        rows = json.loads(options.out.read_text())["runs"]
+        known = json.loads(options.out.read_text())
+        rows = known["runs"]
+        facts |= {"times": known["times"]} if "times" in known else {}
     done = {(row["recipe"], row["seed"]) for row in rows}
     order = [(name, seed) for name, seed, _ in runs(work)]
     for name, seed, measure in runs(work):
@@ -156,10 +176,14 @@ def main() -> None:
             continue
         row = {"recipe": name, "seed": seed} | measure()
         rows = sorted([*rows, row], key=lambda row: order.index((row["recipe"], row["seed"])))
-        draft = options.out.with_suffix(".draft")
-        draft.write_text(json.dumps(facts | {"runs": rows}, indent=1) + "\n")
-        draft.replace(options.out)
+        _write(options.out, facts | {"runs": rows})
         print(json.dumps(row), flush=True)
+
+
+def _write(out: Path, facts: Row) -> None:
+    draft = out.with_suffix(".draft")
+    draft.write_text(json.dumps(facts, indent=1) + "\n")
+    draft.replace(out)
 
 
 def runs(work: Work) -> Iterator[tuple[str, int, Any]]:
@@ -238,16 +262,9 @@ def measure_fusion(work: Work, seed: int) -> Row:
     regions = _regions(work, seen, work.held_out).take(torch.arange(len(held_out)))
     captions = [example.captions[0] for example in held_out]
     texts = pool.texts.fine
-    began = time.monotonic()
     scores = fusion.score_pairs(model, regions, captions, texts, tokenizer, settings)
-    all_pairs = time.monotonic() - began
-    began = time.monotonic()
     best = coarse_topk(pool.texts.fine, pool.images.fine, RERANKED).rows
     by_fusion = fusion.score_pairs(model, regions, captions, texts, tokenizer, settings, best)
-    reranking = time.monotonic() - began
-    began = time.monotonic()
-    coarse_topk(pool.texts.fine, pool.images.fine, RERANKED)
-    dual = time.monotonic() - began
     back = coarse_topk(pool.images.fine, pool.texts.fine, RERANKED).rows
     reranked = _rescored(pool.texts.fine @ pool.images.fine.T, best, by_fusion)
     reranked_back = _rescored(pool.images.fine @ pool.texts.fine.T, back, scores.T.gather(1, back))
@@ -257,11 +274,53 @@ def measure_fusion(work: Work, seed: int) -> Row:
         "all_pairs": _figures(_recalls(scores, scores.T, pool)),
         "reranked": _figures(_recalls(reranked, reranked_back, pool)),
         "fine_alone": _figures(_recalls_of_dual(pool)),
-        "milliseconds_a_query": {
-            "all_pairs": 1e3 * all_pairs / len(captions),
-            "reranked": 1e3 * reranking / len(captions),
-            "fine_alone": 1e3 * dual / len(captions),
+    }
+
+
+def measure_times(count: int) -> Row:
+    """Milliseconds a query of each way over `count` bundled pictures, in turns; see the head of this file."""
+    checkpoint = EXAMPLES / "checkpoint"
+    examples = read_dataset(EXAMPLES / "pictures", None, None)[:count]
+    captions = [example.captions[0] for example in examples]
+    encoder = open_encoder(checkpoint, device="cpu")
+    images = encode_all(encoder, [example.image for example in examples])
+    texts = encode_all(encoder, captions)
+    asking, listing = texts.coarse, images.coarse
+    assert asking is not None
+    assert listing is not None
+    model = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32)
+    processor = open_checkpoint(checkpoint).processor
+    assert isinstance(model.image_tower, EfficientNetLite0)
+    assert isinstance(model.text_tower, MeanOfPieces)
+    settings = fusion.Settings()
+    slow = fusion.FusionModel(model.text_tower.weight.detach(), texts.fine.shape[1], settings)
+    regions = fusion.Regions(*fusion.look(model.image_tower, processor, examples), images.fine)
+    matched = partial(
+        fusion.score_pairs, slow.eval(), regions, tokenizer=processor.tokenizer, settings=settings
+    )
+    some = min(ASKING_ALL, count)
+
+    def fine_alone() -> Tensor:
+        return coarse_topk(texts.fine, images.fine, RERANKED, max_norm=1.01).rows
+
+    def two_stage() -> Tensor:
+        listed = coarse_topk(asking, listing, CANDIDATES, max_norm=1.01)
+        return rerank_topk(texts.fine, images.fine, listed.rows, RERANKED).rows
+
+    times = take_turns(
+        {
+            "two_stage": two_stage,
+            "fine_alone": fine_alone,
+            "reranked": lambda: matched(captions, texts.fine, candidates=fine_alone()),
+            "all_pairs": lambda: matched(captions[:some], texts.fine[:some]),
         },
+        seconds=SECONDS,
+    )
+    asked = {way: some if way == "all_pairs" else count for way in times}
+    return {
+        "pictures": count,
+        "machine": about(),
+        "ms_a_query": {way: percentiles(times[way])["p50"] / asked[way] for way in times},
     }
 
 
@@ -345,11 +404,11 @@ def tables(facts: Row) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"| {POOL:,} pictures, first captions | seeds | t→i R@1 | i→t R@1 | AR | ms a query |",
               "|---|---|---|---|---|---|"]  # fmt: skip
-    ours = runs_of.get("hierarchical, 16 dims", [])
+    times = facts.get("times", {}).get("ms_a_query", {})
+    ours = [r[f"two_stage_of_{POOL}"] for r in runs_of.get("hierarchical, 16 dims", [])]
     if ours:
-        lines.append(
-            _pool_line("coarse 16 + rerank of 32", [r[f"two_stage_of_{POOL}"] for r in ours], [])
-        )
+        name = f"coarse 16 + rerank of {CANDIDATES}"
+        lines.append(_pool_line(name, ours, times.get("two_stage")))
     for way, name in (
         ("fine_alone", "fine alone, full scan"),
         ("reranked", f"fine alone, fusion over the best {RERANKED}"),
@@ -357,14 +416,16 @@ def tables(facts: Row) -> str:
     ):
         rows = runs_of.get("fusion", [])
         if rows:
-            times = [r["milliseconds_a_query"][way] for r in rows]
-            lines.append(_pool_line(name, [r[way] for r in rows], times))
+            lines.append(_pool_line(name, [r[way] for r in rows], times.get(way)))
+    if times:
+        lines += ["", f"Times: {facts['times']['pictures']:,} pictures, all asked at once, in one run; "
+                  f"{origin(facts['times']['machine'])}."]  # fmt: skip
     return "\n".join(lines)
 
 
-def _pool_line(name: str, figures: list[dict[str, float]], times: list[float]) -> str:
+def _pool_line(name: str, figures: list[dict[str, float]], ms: float | None) -> str:
     cells = [_mean([f[key] for f in figures]) for key in ("t2i_R@1", "i2t_R@1", "AR")]
-    spent = f"{statistics.mean(times):.3g}" if times else "–"
+    spent = "–" if ms is None else f"{ms:.3g}"
     return f"| {name} | {len(figures)} | {' | '.join(cells)} | {spent} |"
 
 

@@ -17,9 +17,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from benchmarks import cpu_search, encoders, paper, plots, recipes, scaling
+from benchmarks.coarse_cpu import OURS
 from benchmarks.machine import ROOT
 from benchmarks.rows import markdown
 
@@ -200,20 +202,13 @@ def coarse(found: Facts) -> str:
         if case["op"] == "coarse":
             times = {name: each["p50"] for name, each in case["ms"].items()}
             base = times.get("faiss")
-            ratios = [f"{base / times[n]:.1f}" if base else "–" for n in ("float32", "bfloat16")]
-            lines.append([str(case["B"]), f"{base:.1f}" if base else "–", f"{times['float32']:.1f}", ratios[0],
-                          f"{times['bfloat16']:.1f}", ratios[1], str(case["target"] or "–"),
-                          f"{case['recall_bfloat16']:.4f}"])  # fmt: skip
-    head = [
-        "B",
-        "FAISS IndexFlatIP, ms",
-        "float32, ms",
-        "×",
-        "bfloat16, ms",
-        "×",
-        "target ×",
-        "recall of bfloat16",
-    ]
+            own = [(f"{times[n]:.1f}", f"{base / times[n]:.1f}" if base else "–") for n in OURS]
+            recalls = [f"{case[f'recall_{name}']:.4f}" for name in OURS[1:]]
+            lines.append([str(case["B"]), f"{base:.1f}" if base else "–", *chain(*own),
+                          str(case["target"] or "–"), *recalls])  # fmt: skip
+    columns = chain(*((f"{name}, ms", "×") for name in OURS))
+    recalls = [f"recall of {name}" for name in OURS[1:]]
+    head = ["B", "FAISS IndexFlatIP, ms", *columns, "target ×", *recalls]
     shape = f"N = {found['N']:,}, d = {found['d']}, k = {found['k']}"
     return f"{markdown(head, lines)}\n\n{shape}; {of(found['machine'])}"
 

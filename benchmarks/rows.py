@@ -24,7 +24,7 @@ class Rows:
         machine = about()
         for row in self.rows:
             known = row["name"] == name and row["quick"] == self.quick and "skipped" not in row
-            if known and _origin(row["machine"]) == _origin(machine):
+            if known and _identity(row["machine"]) == _identity(machine):
                 return row
         found = {"name": name, "quick": self.quick, "machine": machine} | measure()
         self.rows = [row for row in self.rows if row["name"] != name] + [found]
@@ -36,17 +36,19 @@ class Rows:
         return found
 
 
-def _origin(machine: Row) -> list[Any]:
+def _identity(machine: Row) -> list[Any]:
     return [machine[key] for key in ("device", "threads", "commit", "dirty", "versions")]
+
+
+def origin(machine: Row) -> str:
+    """On what, and at which commit."""
+    changed = " with changes" if machine["dirty"] else ""
+    return f"{machine['device']}, {machine['threads']} threads, commit {machine['commit']}{changed}"
 
 
 def origins(rows: Sequence[Row]) -> str:
     """On what, and at which commit; says so where that is not one."""
-    found = dict.fromkeys(
-        f"{m['device']}, {m['threads']} threads, commit {m['commit']}"
-        + (" with changes" if m["dirty"] else "")
-        for m in (row["machine"] for row in rows)
-    )
+    found = dict.fromkeys(origin(row["machine"]) for row in rows)
     quick = " A quick run: its figures say little." if any(row["quick"] for row in rows) else ""
     start = "Measured on" if len(found) == 1 else "Rows differ in device or commit. Measured on"
     return f"{start} {'; '.join(found)}.{quick}"

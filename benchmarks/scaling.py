@@ -1,10 +1,10 @@
 """How time and memory grow with N, B, d and C, and what that says of larger ones: `python -m benchmarks.scaling`.
 
-Measured here: `coarse_topk` over N items of d dims in bfloat16 for B queries and C candidates; `rerank_topk` of C
+Measured here: `coarse_topk` over N items of d dims in int8 for B queries and C candidates; `rerank_topk` of C
 candidates of D dims in float16. To their medians a sum of terms is fitted, each coefficient at least 0, the squared
 relative errors least; then held against points that it has not seen, four times larger than any that it has.
 
-    coarse   a call + items + their bytes (N d 2) + scores (B N) + multiply-adds (B N d) + candidates (B C)
+    coarse   a call + items + their bytes (N d) + scores (B N) + multiply-adds (B N d) + candidates (B C)
     rerank   a call + candidates (B C) + their bytes (B C D 2)
 
 For H100s nothing is measured here. The floor is what ceilings measured on one allow; what is expected is the floor
@@ -62,21 +62,22 @@ QUICK = Sizes((1 << 12, 1 << 14, 1 << 16), 1 << 18, 1 << 14, 1 << 15)
 
 
 def units(count: int, width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Random unit vectors `[count, width]`: how long a search takes hardly depends on which."""
+    """Random unit vectors `[count, width]`, in int8 times 127: how long a search takes hardly depends on which."""
     chance = torch.Generator().manual_seed(seed)
+    scale = 127 if dtype == torch.int8 else 1
     made = torch.empty(count, width, dtype=dtype)
     for part in made.split(PART):
-        part.copy_(normalize(torch.randn(part.shape, generator=chance), dim=1))
+        part.copy_(scale * normalize(torch.randn(part.shape, generator=chance), dim=1))
     return made
 
 
 def measure_coarse(part: str, count: int, dim: int, seconds: float) -> Row:
     """All batch sizes and numbers of candidates over the same items."""
-    items = units(count, dim, torch.bfloat16)
-    queries = units(max(BATCHES), dim, torch.bfloat16, seed=1)
+    items = units(count, dim, torch.int8)
+    queries = units(max(BATCHES), dim, torch.int8, seed=1)
     cases = list(itertools.product(BATCHES, CANDIDATES))
     runs = {
-        f"{batch} {kept}": partial(coarse_topk, queries[:batch], items, kept, max_norm=1.01)
+        f"{batch} {kept}": partial(coarse_topk, queries[:batch], items, kept)
         for batch, kept in cases
     }
     times = take_turns(runs, seconds=seconds)
@@ -112,11 +113,11 @@ def measure_memory(count: int) -> Row:
     before = resident_bytes()
     retriever = Retriever.from_embeddings(
         units(count, FINE, torch.float16), units(count, DIMS[-1], torch.float32),
-        coarse_dtype="bfloat16", device="cpu", fine_tier="host",
+        coarse_dtype="int8", device="cpu", fine_tier="host",
     )  # fmt: skip
     gc.collect()
     held = resident_bytes() - before
-    planned = planned_for(len(retriever), DIMS[-1], "bfloat16")
+    planned = planned_for(len(retriever), DIMS[-1], "int8")
     return {"part": "memory", "N": count, "held": held, "planned": planned.disk_bytes}
 
 
@@ -143,7 +144,7 @@ def terms(op: str, point: Row) -> dict[str, float]:
     if op == "rerank":
         return {"call": 1, "candidate": b * c, "byte": 2 * b * c * point["D"]}
     n, d = point["N"], point["d"]
-    return {"call": 1, "item": n, "byte": 2 * n * d, "score": b * n, "multiply-add": b * n * d,
+    return {"call": 1, "item": n, "byte": n * d, "score": b * n, "multiply-add": b * n * d,
             "candidate": b * c}  # fmt: skip
 
 
@@ -355,7 +356,7 @@ def _memory(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["part"] == "memory":
             each = [f"{row[key] / row['N']:,.0f}" for key in ("planned", "held")]
-            lines.append([f"{row['N']:,}", "bfloat16", "–", "–", "–", *each])
+            lines.append([f"{row['N']:,}", "int8", "–", "–", "–", *each])
     head = ["items", f"coarse, {DIMS[-1]} dims", "coarse", f"fine, {FINE} × float16", "ids"]
     return markdown([*head, "bytes an item", "measured here, in memory"], lines)
 

@@ -17,7 +17,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     count = 20_000 if request.config.getoption("--quick") else 500_000
     items, _ = vectors("clusters", count, WIDTH, 1)
     place = tmp_path_factory.mktemp("index") / "of.index"
-    engine.Retriever.from_embeddings(items.half(), coarse_dtype="bfloat16").save(place)
+    engine.Retriever.from_embeddings(items.half(), coarse_dtype="int8").save(place)
     return place
 
 

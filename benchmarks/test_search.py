@@ -1,6 +1,6 @@
 """`Retriever.search` by mode, batch size and N, its stages, and what it costs beyond its two kernels.
 
-Clustered vectors (`benchmarks.vectors`), D = 768 in float16, 64 coarse dims in bfloat16, C = 128, k = 10.
+Clustered vectors (`benchmarks.vectors`), D = 768 in float16, 64 coarse dims in int8, C = 128, k = 10.
 """
 
 import statistics
@@ -15,6 +15,7 @@ from benchmarks.conftest import Timed
 from benchmarks.timing import take_turns
 from benchmarks.vectors import vectors
 from engine.retriever import Mode
+from engine.rounding import query_scales, to_int8
 from kernels import TopK, coarse_topk, rerank_topk
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000, 1_000_000), (10_000, 50_000)
@@ -26,7 +27,7 @@ STAGES = ("encode", "coarse", "rerank")
 def collection(count: int) -> tuple[engine.Retriever, Tensor]:
     items, queries = vectors("clusters", count, WIDTH, 256)
     return engine.Retriever.from_embeddings(
-        items.half(), coarse_dtype="bfloat16", candidates=CANDIDATES
+        items.half(), coarse_dtype="int8", candidates=CANDIDATES
     ), queries
 
 
@@ -62,11 +63,11 @@ def test_overhead(timed: Timed, count: int) -> None:
     snapshot = retriever._collection.snapshot
     given = snapshot.project(engine.Embeddings(None, queries[:1]), coarse_too=True)
     (fine,) = snapshot.fine.parts
-    longest = 1.01 * snapshot.norm_so_far[1]
+    assert given.coarse is not None
+    coarse = to_int8(given.coarse, query_scales(given.coarse))
 
     def kernels() -> TopK:
-        assert given.coarse is not None
-        listed = coarse_topk(given.coarse, snapshot.coarse, CANDIDATES, max_norm=longest)
+        listed = coarse_topk(coarse, snapshot.coarse, CANDIDATES)
         return rerank_topk(given.fine, fine, listed.rows, K)
 
     def search() -> engine.SearchResult:

@@ -63,4 +63,20 @@ def test_tables_say_means_and_spreads() -> None:
         f"| {name} | 2,048 | 2 | 55.0 ± 7.1 | 47.0 ± 9.9 | 85.0 ± 7.1 % | 55.0 ± 7.1 (32) "
         "| 70.0 ± 0.0 | 70.0 ± 0.0 |"
     )
-    assert table[7] == "| coarse 16 + rerank of 32 | 2 | 40.0 ± 0.0 | 40.0 ± 0.0 | 70.0 ± 0.0 | – |"
+    line = "| coarse 16 + rerank of 32 | 2 | 40.0 ± 0.0 | 40.0 ± 0.0 | 70.0 ± 0.0 |"
+    assert table[7] == f"{line} – |"
+    machine = {"device": "a CPU", "threads": 2, "commit": "abc", "dirty": False}
+    times = {"pictures": 1000, "machine": machine, "ms_a_query": {"two_stage": 0.02345}}
+    table = recipes.tables({"runs": rows, "times": times}).splitlines()
+    assert table[7] == f"{line} 0.0234 |"
+    assert table[-1].endswith(
+        "1,000 pictures, all asked at once, in one run; a CPU, 2 threads, commit abc."
+    )
+
+
+def test_every_way_to_search_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "SECONDS", 0.01)
+    found = recipes.measure_times(12)
+    assert found["pictures"] == 12
+    assert set(found["ms_a_query"]) == {"two_stage", "fine_alone", "reranked", "all_pairs"}
+    assert all(spent > 0 for spent in found["ms_a_query"].values())

@@ -24,6 +24,7 @@ from benchmarks import cpu_search, encoders, paper, plots, recipes, scaling
 from benchmarks.coarse_cpu import OURS
 from benchmarks.machine import ROOT
 from benchmarks.rows import markdown
+from engine.evaluation.report import Source, source_name
 
 RESULTS = ROOT / "benchmarks" / "results"
 README, REPORT = ROOT / "README.md", RESULTS / "REPORT.md"
@@ -224,6 +225,26 @@ def of(machine: Facts) -> str:
     )
 
 
+def dims() -> str:
+    """The grid of coarse dims and candidates of docs/dims.json: R@1 from text to image."""
+    found = json.loads((ROOT / "docs" / "dims.json").read_text(encoding="utf-8"))
+    ways = found["recalls"].values()
+    grid: dict[tuple[Source, int], dict[int | None, str]] = {}
+    for way in ways:
+        if way["search"] != "fine":
+            row = grid.setdefault((way["source"], way["dim"]), {})
+            row[way["candidates"]] = f"{way['text_to_image']['R@1']:.1f}"
+    columns = [None, *found["candidates"]]
+    lines = [
+        [source_name(source, dim), *(row[count] for count in columns)]
+        for (source, dim), row in grid.items()
+    ]
+    (whole,) = (way for way in ways if way["search"] == "fine")
+    head = ["t→i R@1", "alone", *(f"+ {count}" for count in found["candidates"])]
+    full = f"{found['pictures']:,} pictures; a full scan of the fine vectors finds"
+    return f"{markdown(head, lines)}\n\n{full} {whole['text_to_image']['R@1']:.1f}."
+
+
 BENCH, SEARCH = "make bench", "python -m benchmarks.cpu_search"
 TABLES: dict[str, Callable[[], str]] = {
     "search": from_file("cpu_search", SEARCH, headline),
@@ -238,6 +259,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": from_file("bench", BENCH, benchmarked("overhead")),
     "towers": from_file("bench", BENCH, benchmarked("encode")),
     "index": from_file("bench", BENCH, benchmarked("open", "open and search", "add and save", "verify")),
+    "dims": dims,
     "gpu": gpu_results,
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The command line: `python -m engine COMMAND`. Data on stdout, talk and progress on stderr."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -388,6 +389,8 @@ def train(
             f"{stopped or 'stopped'}; the same command with --resume goes on from there", err=True
         )
         raise typer.Exit(130) from None
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process speaks for all
     for line in facts["skipped"]:
         typer.echo(f"left out: {line}", err=True)
     left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""

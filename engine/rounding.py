@@ -45,8 +45,8 @@ def to_int8(vectors: Tensor, scale: float | Tensor) -> Tensor:
 
 def query_scales(queries: Tensor) -> Tensor:
     """float32 `[B, 1]`: what takes each query's largest value to 127."""
-    largest = queries.float().abs().amax(dim=1, keepdim=True)
-    return torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
+    largest = torch.linalg.vector_norm(queries.float(), torch.inf, dim=1, keepdim=True)
+    return torch.where(largest > 0, largest / LARGEST, 1.0)
 
 
 def _recall(coarse: Tensor, rounded: Tensor) -> float:

@@ -113,8 +113,8 @@ class HiVLPModel(PreTrainedModel):
         return HiVLPOutput(
             image=self.image_heads(image_features),
             text=text,
-            logit_scales=dict(self.logit_scales.items()),
-            logit_biases=None if self.logit_biases is None else dict(self.logit_biases.items()),
+            logit_scales=_copies(self.logit_scales),
+            logit_biases=None if self.logit_biases is None else _copies(self.logit_biases),
         )
 
 
@@ -136,6 +136,11 @@ def _text_tower(config: HiVLPConfig) -> nn.Module:
     unused = {"add_pooling_layer": False} if text.model_type == "bert" else {}
     tower: nn.Module = AutoModel.from_config(text, **unused)
     return tower
+
+
+def _copies(parameters: nn.ParameterDict) -> dict[str, Tensor]:
+    """Made in `forward`: DistributedDataParallel follows what a loss does with outputs, not with parameters."""
+    return {level: parameter.clone() for level, parameter in parameters.items()}
 
 
 def _by_level(initial: Tensor) -> nn.ParameterDict:

@@ -28,7 +28,13 @@ from engine.training.publish import publish
 from engine.training.sampling import Sampler
 from engine.training.settings import SCRATCH, Settings
 from engine.training.start import Start, from_checkpoint, from_scratch
-from engine.training.state import Interruption, digest_of, last_state, opened_state
+from engine.training.state import (
+    Interruption,
+    digest_of,
+    last_state,
+    opened_state,
+    side_directory,
+)
 from engine.training.trainer import METRIC, HierarchicalTrainer, arguments
 from engine.training.validation import Validation
 
@@ -59,6 +65,9 @@ def train(
             with as many threads to the bit. While training, Ctrl-C saves a state and raises KeyboardInterrupt.
         skipped: pictures that cannot be read are left out and noted here. None: ImageError.
 
+    Under `torchrun` every process calls this, on its own GPU or share of the CPU: each draws batches of its own, in
+    which its negatives are, gradients are averaged, and the first process computes features and writes.
+
     Returns what was done, as plain values; `training.json` of the checkpoint holds the same. Raises TrainingError
     where the loss is no number, and errors of data set, checkpoint and arguments before anything is trained.
     """
@@ -66,6 +75,8 @@ def train(
     # Enough concepts, before anything is computed or written.
     _check_hard(settings, Sampler(examples, settings.batch_size, 1, settings.seed))
     set_seed(settings.seed)
+    rate = settings.learning_rate or RATES["scratch" if checkpoint is None else "checkpoint"]
+    args = arguments(settings, rate, side_directory(output), validated=bool(validation))
     start = _start(examples, settings, image_weights, checkpoint)
     run = asdict(settings) | {
         "start": start.digest,
@@ -73,17 +84,18 @@ def train(
         "validation": digest_of(validation),
     }
     interruption = Interruption()
-    with opened_state(output, run, resume=resume) as states:
+    with opened_state(output, run, args, resume=resume) as states:
         keep = features_file or states / "features.safetensors"
-        inputs = _inputs(start, examples, settings, keep, skipped)
-        checking = _validation(start, validation, settings, keep, skipped)
+        with args.main_process_first(local=False):  # the others read what it has computed
+            inputs = _inputs(start, examples, settings, keep, skipped)
+            checking = _validation(start, validation, settings, keep, skipped)
         views = _views(start, settings)
         sampler = Sampler(inputs.examples, settings.batch_size, views, settings.seed)
         _check_hard(settings, sampler)
         trainer = HierarchicalTrainer(
             start.model,
             settings,
-            arguments(settings, _rate(start, settings), states, checking is not None),
+            args,
             inputs=inputs,
             sampler=sampler,
             validation=checking,
@@ -104,8 +116,10 @@ def train(
         "seconds": round(time.monotonic() - began, 1),
         "torch": torch.__version__,
     }
-    publish(start, output, inputs.examples[0], facts)
-    shutil.rmtree(states)
+    trainer.accelerator.wait_for_everyone()  # all have read the best weights, which go with the state
+    if trainer.is_world_process_zero():
+        publish(start, output, inputs.examples[0], facts)
+        shutil.rmtree(states)
     return facts
 
 
@@ -194,11 +208,6 @@ def _views(start: Start, settings: Settings) -> int:
     return settings.views or (1 if start.on_backbone else 3)
 
 
-def _rate(start: Start, settings: Settings) -> float:
-    kind = "scratch" if start.source is None else "checkpoint"
-    return settings.learning_rate or RATES[kind]
-
-
 def _check_hard(settings: Settings, sampler: Sampler) -> None:
     if settings.hard >= sampler.concepts:
         raise InvalidArgument(
@@ -222,7 +231,8 @@ def _facts(
         asdict(settings)
         | _shape(start)
         | {
-            "learning_rate": _rate(start, settings),
+            "learning_rate": trainer.args.learning_rate,
+            "processes": trainer.args.world_size,
             "views": _views(start, settings),
             "started_from": start.digest,
             "pictures": len(inputs.examples),

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import torch
+from transformers import TrainerCallback, TrainingArguments
 
 from engine.dataset import Example
 from engine.errors import CheckpointError, EngineError, InvalidArgument
@@ -24,18 +25,23 @@ def side_directory(output: Path) -> Path:
 
 
 @contextmanager
-def opened_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Iterator[Path]:
+def opened_state(
+    output: Path, run: Mapping[str, Any], args: TrainingArguments, *, resume: bool
+) -> Iterator[Path]:
     """`open_state` for as long as a run is made ready: what is refused meanwhile leaves nothing behind.
 
-    A new side directory goes again, with the folders made above it. One that is resumed stays: it is another run's
-    work. Ctrl-C is no refusal: features that are computed so far are gone on with.
+    Of several processes the first one opens it, and the others then find it. A new side directory goes again, with
+    the folders made above it. One that is resumed stays: it is another run's work. Ctrl-C is no refusal: features
+    that are computed so far are gone on with.
     """
     missing = [folder for folder in side_directory(output).parents if not folder.exists()]
-    place = open_state(output, run, resume=resume)
+    first = args.process_index == 0
+    with args.main_process_first(local=False):
+        place = open_state(output, run, resume=resume or not first)
     try:
         yield place
     except EngineError:
-        if not resume:
+        if first and not resume:
             shutil.rmtree(place)
             for folder in missing:
                 with suppress(OSError):  # someone else's files came into it
@@ -97,12 +103,19 @@ def digest_of(examples: Sequence[Example]) -> str:
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C: the step at hand is finished, the state saved, the training stopped. A second one stops at once."""
+    """Ctrl-C: the step at hand is finished, the state saved, the training stopped. A second one stops at once.
+
+    Of several processes all stop after the same step, whichever was asked.
+    """
 
     def __init__(self) -> None:
         self.asked = False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if args.world_size > 1:
+            asked = torch.tensor(float(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked)
+            self.asked = bool(asked > 0)
         if self.asked and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True

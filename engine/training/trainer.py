@@ -122,7 +122,8 @@ class HierarchicalTrainer(Trainer):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"loss: a finite number expected at step {self.state.global_step + 1}, got {loss.item()}. "
-                "Nothing was published. Try a lower --learning-rate, or without --bf16."
+                f"Nothing was published. Remove {self.args.output_dir}, where the run stood before, and try a "
+                "lower --learning-rate, or without --bf16."
             )
         if self._past is not None:
             self._past = self._past.followed_by(output.image, output.text, concepts, settings.queue)
@@ -149,6 +150,8 @@ class HierarchicalTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's state and ours; marked as whole at the very end."""
         super()._save_checkpoint(model, trial)
+        if not self.args.should_save:  # the first of several processes does
+            return
         place = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         memory: dict[str, Tensor] = {}
         if self._past is not None:
@@ -162,10 +165,11 @@ class HierarchicalTrainer(Trainer):
 
     def remember(self, state: Path) -> None:
         """Take the queue and the neighbours from a state; the Trainer takes the rest from it."""
-        memory = load_file(state / MEMORY, device=str(self.args.device))
+        memory = load_file(state / MEMORY)
         neighbours = memory.pop("neighbours", None)
         if neighbours is not None:
-            self._sampler.neighbours = neighbours.cpu().numpy()
+            self._sampler.neighbours = neighbours.numpy()
+        memory = {name: part.to(self.args.device) for name, part in memory.items()}
         if "concepts" in memory:
             levels = list(self._ours.logit_scales)
             self._past = Past(
@@ -208,6 +212,7 @@ def arguments(
         bf16=settings.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=settings.seed,
+        ddp_timeout=24 * 3600,  # seconds that the others wait for the features
         **validating,
     )
     if made.n_gpu > 1:

@@ -38,9 +38,24 @@ def test_what_was_not_measured_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.report()
     named = [name for _, _, names, _ in report.SECTIONS for name in names]
-    assert {*named, "search"} == set(report.TABLES)
+    assert {*named, "search", "dims"} == set(report.TABLES)
     assert text.count("Not measured yet: `") == len(named) - 1
     assert report.NO_GPU in text
+
+
+def test_dims_are_those_that_evaluate_wrote() -> None:
+    known = json.loads((report.ROOT / "docs" / "dims.json").read_text(encoding="utf-8"))
+    lines = [line.strip("| ").split(" | ") for line in report.dims().splitlines()]
+    assert lines[0] == ["t→i R@1", "alone", *(f"+ {count}" for count in known["candidates"])]
+    (row,) = (line for line in lines if line[0] == "PCA 8-d")
+    alone, *kept = row[1:]
+    assert alone == f"{known['recalls']['PCA alone (8-d)']['text_to_image']['R@1']:.1f}"
+    for count, cell in zip(known["candidates"], kept, strict=True):
+        way = known["recalls"][f"PCA 8-d, then fine over {count}"]
+        assert cell == f"{way['text_to_image']['R@1']:.1f}"
+    assert (
+        len(lines) == 2 + 11 + 2
+    )  # a head for the checkpoint's own, five dims twice; the last line
 
 
 def test_an_unknown_table_is_refused() -> None:

@@ -67,7 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     methods = [m for m in methods if not (options.no_graphs and m.organises)]
     rows: list[Row] = []
     if out.is_file():
+        known = {method.name for method in METHODS}
         rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+        rows = [row for row in rows if row["method"] in known]  # the others are of the past
     for kind, count, width in itertools.product(KINDS, counts, widths):
         if options.kind in (None, kind):
             given = {"kind": kind, "N": count, "D": width}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.machine import THREADS, about
 from benchmarks.timing import percentiles, take_turns
-from engine.rounding import LARGEST, query_scales, to_int8
+from engine.rounding import LARGEST, queries_to_int8, to_int8
 from kernels import coarse_topk, rerank_topk
 
 RESULTS = Path(__file__).parent / "results"
@@ -80,7 +80,7 @@ def coarse_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]
     cases = []
     for batch in batches:
         some, low = queries[:batch], asked[:batch]
-        least = to_int8(some, query_scales(some))
+        least, _ = queries_to_int8(some)
         searches: dict[str, Callable[[], object]] = {
             "float32": partial(coarse_topk, some, items, K, max_norm=1.01),
             "bfloat16": partial(coarse_topk, low, stored, K, max_norm=1.01),

@@ -15,7 +15,7 @@ from benchmarks.conftest import Timed
 from benchmarks.timing import take_turns
 from benchmarks.vectors import vectors
 from engine.retriever import Mode
-from engine.rounding import query_scales, to_int8
+from engine.rounding import CoarseDtype, queries_to_int8
 from kernels import TopK, coarse_topk, rerank_topk
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000, 1_000_000), (10_000, 50_000)
@@ -24,10 +24,10 @@ STAGES = ("encode", "coarse", "rerank")
 
 
 @cache
-def collection(count: int) -> tuple[engine.Retriever, Tensor]:
+def collection(count: int, dtype: CoarseDtype = "int8") -> tuple[engine.Retriever, Tensor]:
     items, queries = vectors("clusters", count, WIDTH, 256)
     return engine.Retriever.from_embeddings(
-        items.half(), coarse_dtype="int8", candidates=CANDIDATES
+        items.half(), coarse_dtype=dtype, candidates=CANDIDATES
     ), queries
 
 
@@ -57,17 +57,21 @@ def test_search(timed: Timed, benchmark: Any, count: int, mode: Mode, batch: int
     assert bool((found.rows >= 0).all())
 
 
-def test_overhead(timed: Timed, count: int) -> None:
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_overhead(timed: Timed, count: int, dtype: CoarseDtype) -> None:
     """A search of one query beside the two kernels on the same tensors, in turns: what all the rest costs."""
-    retriever, queries = collection(count)
+    retriever, queries = collection(count, dtype)
     snapshot = retriever._collection.snapshot
     given = snapshot.project(engine.Embeddings(None, queries[:1]), coarse_too=True)
     (fine,) = snapshot.fine.parts
-    assert given.coarse is not None
-    coarse = to_int8(given.coarse, query_scales(given.coarse))
+    longest = 1.01 * snapshot.norm_so_far[1]
+    coarse = given.coarse
+    assert coarse is not None
+    if dtype == "int8":
+        coarse, _ = queries_to_int8(coarse)
 
     def kernels() -> TopK:
-        listed = coarse_topk(coarse, snapshot.coarse, CANDIDATES)
+        listed = coarse_topk(coarse, snapshot.coarse, CANDIDATES, max_norm=longest)
         return rerank_topk(given.fine, fine, listed.rows, K)
 
     def search() -> engine.SearchResult:
@@ -78,5 +82,5 @@ def test_overhead(timed: Timed, count: int) -> None:
     # Of neighbours in time: the machine's moods are larger than what is asked.
     pairs = zip(times["search"], times["kernels"], strict=False)
     over = statistics.median(whole - stages for whole, stages in pairs)
-    timed(search, op="overhead", N=count, B=1, kernels_ms=statistics.median(times["kernels"]),
+    timed(search, op="overhead", dtype=dtype, N=count, B=1, kernels_ms=statistics.median(times["kernels"]),
           overhead_us=1e3 * over, share=over / statistics.median(times["search"]))  # fmt: skip

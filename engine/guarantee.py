@@ -37,13 +37,12 @@ def guarantees(
         kept = "calibrated"
     # A candidate that is none: there were no more items that could be found, so all were scored.
     full = candidates.rows.shape[1] >= len(snapshot.index)
-    every = [row < 0 for row in candidates.rows[:, -1].tolist()]
+    every = [full or row < 0 for row in candidates.rows[:, -1].tolist()]
     bounds = bounds_of(snapshot) if certify else None
-    proven = [False] * len(every)
-    if bounds is not None:
-        proven = certified(bounds, queries, candidates, best).tolist()
-
-    def of(whole: bool, proof: bool) -> Guarantee | None:
-        return "exact" if full or whole else "certified" if proof else kept
-
-    return tuple(of(whole, proof) for whole, proof in zip(every, proven, strict=True))
+    if bounds is None:
+        return tuple("exact" if whole else kept for whole in every)
+    proven = certified(bounds, queries, candidates, best).tolist()
+    return tuple(
+        "exact" if whole else "certified" if proof else kept
+        for whole, proof in zip(every, proven, strict=True)
+    )

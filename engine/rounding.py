@@ -13,6 +13,7 @@ CoarseDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 
 PERCENTILE = 99.99  # of absolute values: what is above is clipped
 LARGEST = 127
+LEAST = 1e-30  # of a query's largest value: a query of zeros stays one
 SAMPLE_VALUES = 1 << 24  # that the percentile is taken of
 SAMPLE_QUERIES, DEPTH = 256, 100
 
@@ -43,10 +44,11 @@ def to_int8(vectors: Tensor, scale: float | Tensor) -> Tensor:
     return (vectors.float() / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8)
 
 
-def query_scales(queries: Tensor) -> Tensor:
-    """float32 `[B, 1]`: what takes each query's largest value to 127."""
+def queries_to_int8(queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries `[B, d]` in int8, and float32 `[B, 1]` the scale of each, which takes its largest value to 127."""
     largest = torch.linalg.vector_norm(queries.float(), torch.inf, dim=1, keepdim=True)
-    return torch.where(largest > 0, largest / LARGEST, 1.0)
+    scales = largest.clamp_(min=LEAST).div_(LARGEST)
+    return (queries / scales).round_().to(torch.int8), scales
 
 
 def _recall(coarse: Tensor, rounded: Tensor) -> float:
@@ -56,6 +58,6 @@ def _recall(coarse: Tensor, rounded: Tensor) -> float:
     queries = coarse[:: -(-count // SAMPLE_QUERIES)]
     k = min(DEPTH, count)
     true = coarse_topk(queries, coarse, k).rows
-    found = coarse_topk(to_int8(queries, query_scales(queries)), rounded, k).rows
+    found = coarse_topk(queries_to_int8(queries)[0], rounded, k).rows
     hits = (true[:, :, None] == found[:, None, :]).any(dim=2)
     return float(hits.float().mean())

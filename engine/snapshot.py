@@ -14,7 +14,7 @@ from engine.fine import FineVectors, Tier
 from engine.index import Index
 from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident
-from engine.rounding import query_scales, to_int8
+from engine.rounding import queries_to_int8
 from kernels import TopK, coarse_topk
 
 NORMS_AT_A_TIME = 1 << 16  # items
@@ -93,11 +93,9 @@ class Snapshot:
             return coarse_topk(
                 queries, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend
             )
-        scales = query_scales(queries)
-        best = coarse_topk(
-            to_int8(queries, scales), self.coarse, k, mask=mask, max_norm=max_norm, backend=backend
-        )
-        return TopK(best.scores * (scales * quantization.scale), best.rows)
+        asked, scales = queries_to_int8(queries)
+        best = coarse_topk(asked, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend)
+        return TopK(best.scores.mul_(scales).mul_(quantization.scale), best.rows)
 
     def visible(self, mask: Tensor | None) -> Tensor | None:
         """bool `[N]` or `[B, N]` on the device: what `mask` allows and is not deleted; None = everything."""
@@ -139,9 +137,12 @@ class Snapshot:
             fine = F.normalize(fine, dim=1)
             coarse = None if coarse is None else F.normalize(coarse, dim=1)
         fine = fine.to(device, fine_dtype)
-        _check_finite("batch", fine)
         if not coarse_too:
+            _check_finite("batch", fine)
             return Embeddings(None, fine)
+        derived = coarse is None and self.reduction is not None
+        if not derived:
+            _check_finite("batch", fine)
         if coarse is None and self.reduction is not None:
             coarse = reduced(fine, self.reduction) if items else fine.float() @ self.reduction
         if coarse is None:
@@ -160,7 +161,10 @@ class Snapshot:
                 remedy="Give both vectors of the same queries.",
             )
         coarse = coarse.to(device, coarse_dtype)
-        _check_finite("batch.coarse", coarse)
+        if not _surely_finite(coarse):
+            if derived:
+                _check_finite("batch", fine)  # its NaN and inf are in the coarse vectors too
+            _check_finite("batch.coarse", coarse)
         return Embeddings(coarse, fine)
 
 
@@ -175,8 +179,8 @@ def _check_dims(name: str, vectors: Tensor, dims: int) -> None:
 
 
 def _check_finite(name: str, vectors: Tensor) -> None:
-    if isfinite(float(vectors.sum(dtype=torch.float32))):
-        return  # a sum is finite only if all its terms are: the quick way to know of most batches
+    if _surely_finite(vectors):
+        return
     bad = ~vectors.isfinite().all(dim=1)
     if bad.any():
         raise InvalidArgument(
@@ -185,3 +189,8 @@ def _check_finite(name: str, vectors: Tensor) -> None:
             got=f"NaN or inf in row {int(bad.int().argmax())}",
             remedy="Mend or leave out that row.",
         )
+
+
+def _surely_finite(vectors: Tensor) -> bool:
+    """A sum is finite only if all its terms are: the quick way to know of most batches."""
+    return isfinite(float(vectors.sum(dtype=torch.float32)))

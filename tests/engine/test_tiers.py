@@ -15,7 +15,7 @@ import engine
 from engine import fine as fine_module
 from engine.index import Index
 from engine.resident import Resident, as_array, as_tensor
-from engine.rounding import query_scales, round_coarse, to_int8
+from engine.rounding import queries_to_int8, round_coarse
 from tests.engine.test_retriever import COARSE, D, assert_found, brute_force, vectors
 
 TIERS = ("device", "host", "disk", "auto")
@@ -192,7 +192,7 @@ def test_int8_of_zeros_and_of_nothing() -> None:
         rounded, how = round_coarse(coarse, "int8")
         assert how is not None
         assert torch.equal(rounded, coarse.to(torch.int8))
-        assert torch.equal(to_int8(coarse, query_scales(coarse)), rounded)
+        assert torch.equal(queries_to_int8(coarse)[0], rounded)
 
 
 def test_bfloat16_bits() -> None:

@@ -466,5 +466,7 @@ def test_the_probe_can_choose_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product, "int8_is_exact", lambda: True)
     ticks = iter([0.0, 1.0, 0.0, 9.0] * 8)  # int8 quick
     assert product.multiplies_int8.__wrapped__()
-    ticks = iter([0.0, 9.0, 0.0, 1.0] * 8)
+    ticks = iter([0.0, 1.5, 0.0, 1.0] * 8)  # a noisy moment
+    assert product.multiplies_int8.__wrapped__()
+    ticks = iter([0.0, 9.0, 0.0, 1.0] * 8)  # plain loops
     assert not product.multiplies_int8.__wrapped__()

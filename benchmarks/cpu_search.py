@@ -16,6 +16,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ COUNTS, WIDTHS, BATCHES = (100_000, 1_000_000), (768, 512), (1, 32, 256)
 QUICK_COUNT = 10_000
 QUERIES = max(BATCHES)
 GOOD, ENOUGH = 0.99, 0.995  # recall: that is compared at; beyond which no more effort is timed
-SECONDS = 1.5  # of each of two in turns
+SECONDS, QUICK_SECONDS = 1.5, 0.05  # of each of two in turns
 
 Row = dict[str, Any]
 
@@ -73,7 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     for kind, count, width in itertools.product(KINDS, counts, widths):
         if options.kind in (None, kind):
             given = {"kind": kind, "N": count, "D": width}
-            for new in measured(given, methods, [] if options.again else rows):
+            seconds = QUICK_SECONDS if options.quick else SECONDS
+            for new in measured(given, methods, [] if options.again else rows, seconds):
                 rows = _merged(rows, new)
                 _write(out, rows)
                 print(_line(new), flush=True)
@@ -94,7 +96,9 @@ def _write(out: Path, rows: list[Row]) -> None:
 # ------------------------------------------------------------------ measuring
 
 
-def measured(given: Row, methods: Iterable[Method], known: list[Row]) -> Iterable[list[Row]]:
+def measured(
+    given: Row, methods: Iterable[Method], known: list[Row], seconds: float
+) -> Iterable[list[Row]]:
     """The rows of each method on one set of vectors, but for those that are known already."""
     done = {row["method"] for row in known if given.items() <= row.items()}
     todo = [method for method in methods if method.name not in done]
@@ -112,9 +116,8 @@ def measured(given: Row, methods: Iterable[Method], known: list[Row]) -> Iterabl
     for method in todo:
 
         def rows(method: Method = method) -> Row:
-            return {
-                "rows": _rows(method, items, queries, truth, lambda q: yardstick.ask(q, chosen))
-            }
+            timed = partial(_timed, yardstick=lambda q: yardstick.ask(q, chosen), seconds=seconds)
+            return {"rows": _rows(method, items, queries, truth, timed)}
 
         print(f"{given}: {method.name}", flush=True)
         found = outcome(rows)
@@ -132,7 +135,7 @@ def _rows(
     items: Tensor,
     queries: Tensor,
     truth: Tensor,
-    yardstick: Callable[[Tensor], Tensor],
+    timed: Callable[[Built, Effort, Tensor, int], Row],
 ) -> list[Row]:
     """A row for each effort and batch size."""
     began = time.perf_counter()
@@ -150,21 +153,27 @@ def _rows(
                 "recall": reached,
             }
             row |= {"build_s": seconds, "bytes": built.nbytes}
-            found.append(row | _timed(built, effort, queries, batch, yardstick))
+            found.append(row | timed(built, effort, queries, batch))
         if reached >= ENOUGH:
             break
     return found
 
 
 def _timed(
-    built: Built, effort: Effort, queries: Tensor, batch: int, yardstick: Callable[[Tensor], Tensor]
+    built: Built,
+    effort: Effort,
+    queries: Tensor,
+    batch: int,
+    *,
+    yardstick: Callable[[Tensor], Tensor],
+    seconds: float,
 ) -> Row:
     """Milliseconds of a search, in turns with ours; every call asks with other queries."""
     blocks = [block for block in queries.split(batch) if len(block) == batch]
     mine, theirs = itertools.cycle(blocks), itertools.cycle(blocks)
     times = take_turns(
         {"ours": lambda: yardstick(next(mine)), "it": lambda: built.ask(next(theirs), effort)},
-        seconds=SECONDS,
+        seconds=seconds,
     )
     spent, ours = percentiles(times["it"]), percentiles(times["ours"])["p50"]
     return spent | {

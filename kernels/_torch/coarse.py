@@ -12,8 +12,9 @@ little: the steps above take most of a millisecond of themselves. Why this is ex
 docs/decisions/0002-exact-topk-cpu.md.
 
 Memory beside inputs and outputs, whatever B and N: one tile (TILE products), its items converted
-(CONVERTED numbers) or copied (COPIED) unless they serve as they are, the sample (about SAMPLE_ROWS * d), and 20
-bytes for each of at most MAX_PENDING + TILE surviving pairs, several times while they are sorted.
+(CONVERTED numbers) or copied (COPIED) unless they serve as they are, the sample (about
+SAMPLE_ROWS * d), and 20 bytes for each of at most MAX_PENDING + TILE surviving pairs, several times
+while they are sorted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = ["Plan", "coarse_topk", "plan_for"]
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
 CONVERTED = (
     3 << 19
-)  # numbers of a tile's items at most, where they are converted: these stay in cache
+)  # numbers of a tile's items at most, where all are converted: they stay in cache
 COPIED = 1 << 23  # the same where only some of them may be copied, in their own dtype
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
@@ -107,7 +108,8 @@ def coarse_topk(
     if plan is None and queries.numel() * count <= LITTLE:
         none = no_hits(batch, k, queries.device)
         return _copied(_scan_plainly(queries, items, k, mask, none), out, slice(None))
-    plain = mask is None and (max_norm is not None or items.dtype == torch.int8)
+    promised = max_norm is not None and max_norm <= MAX_NORM / 8
+    plain = mask is None and (promised or items.dtype == torch.int8)
     plan = plan or plan_for(batch, items, k, plain=plain)
     for first in range(0, batch, plan.queries):
         block = slice(first, first + plan.queries)

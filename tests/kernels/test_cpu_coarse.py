@@ -373,6 +373,24 @@ def test_only_items_that_serve_as_they_are_fill_larger_tiles() -> None:
     assert plan_for(1, items[:, :64], 1, plain=True).rows == engine.CONVERTED // 64
 
 
+def test_tiles_are_larger_only_where_no_item_can_be_loud_or_masked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A promise above the largest norm that has a bound is none: loud rows are then looked for, in copies."""
+    asked = []
+
+    def watched(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
+        asked.append(plain)
+        return plan_for(batch, items, k, plain=plain)
+
+    monkeypatch.setattr(engine, "plan_for", watched)
+    items, mask = torch.ones(9000, 64), torch.ones(9000, dtype=torch.bool)
+    for promise, allowed in ((1.0, None), (1e30, None), (None, None), (1.0, mask)):
+        coarse_topk(items[:1], items, 5, mask=allowed, max_norm=promise)
+    coarse_topk(items[:1].char(), items.char(), 5)
+    assert asked == [True, False, False, False, True]
+
+
 def test_int8_is_multiplied_as_it_is_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     few, wide = torch.zeros(9, 64, dtype=torch.int8), torch.zeros(9, 1025, dtype=torch.int8)
     monkeypatch.setattr(engine, "multiplies_int8", lambda: True)

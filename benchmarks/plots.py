@@ -29,9 +29,12 @@ def _figure(panels: int) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(
+    figure, all_axes = pyplot.subplots(
         1, panels, figsize=(6 * panels, 4.5), squeeze=False, layout="constrained"
     )
+    for axes in all_axes.flat:  # there are more methods than the usual ten colours
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](range(20)))
+    return figure, all_axes
 
 
 def _save(figure: Any, file: Path) -> Path:
@@ -51,7 +54,8 @@ def _widest(rows: Sequence[Row]) -> list[Row]:
 
 def _named(axes: Any, rows: Sequence[Row], extra: str) -> None:
     one = rows[0]
-    place = f"{one['device']}, {one['commit']}"
+    commits = " and ".join(sorted({row["commit"] for row in rows}))
+    place = f"{' and '.join(sorted({row['device'] for row in rows}))}, {commits}"
     axes.set_title(f"{one['kind']} vectors, D = {one['D']}, {extra}; {place}", fontsize=8)
     axes.grid(alpha=0.3)
 

@@ -1,0 +1,88 @@
+"""int8 items multiplied as int8: the products are the scores, and are used only where they are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kernels._torch import coarse as engine
+from kernels._torch import product
+from kernels._torch.coarse import Plan, plan_for
+from kernels._torch.product import Tiles, fast_dtype, int8_is_exact, multiplies_int8
+from kernels.coarse import coarse_topk_reference
+from tests.kernels.oracle import assert_same
+
+
+@pytest.mark.skipif(not int8_is_exact(), reason="this CPU's int8 products are not exact")
+@pytest.mark.parametrize("pending", [0, 60, 1 << 21])
+def test_int8_where_all_scores_are_negative(pending: int) -> None:
+    """Integers sort as they are, where the bits of negative floats sort the other way."""
+    rng = np.random.default_rng(5)
+    items = torch.from_numpy(rng.integers(-128, 0, (3000, 8), dtype=np.int8))
+    queries = torch.from_numpy(rng.integers(1, 128, (9, 8), dtype=np.int8))
+    expected = coarse_topk_reference(queries, items, 30)
+    assert (expected.scores < 0).all()
+    plan = Plan(queries=9, rows=100, group=4, fast=torch.int8, pending=pending)
+    found = engine.coarse_topk(queries, items, 30, None, plan=plan)
+    assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+def test_int8_is_multiplied_as_it_is_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, wide = torch.zeros(9, 64, dtype=torch.int8), torch.zeros(9, 1025, dtype=torch.int8)
+    monkeypatch.setattr(engine, "multiplies_int8", lambda: True)
+    assert plan_for(32, few, 1).fast == torch.int8
+    assert plan_for(32, few, 1).queries == 32
+    assert plan_for(2, few, 1).queries == 1
+    assert plan_for(32, wide, 1).fast == fast_dtype()
+    assert plan_for(32, few.float(), 1).fast == fast_dtype()
+    monkeypatch.setattr(engine, "multiplies_int8", lambda: False)
+    assert plan_for(32, few, 1).fast == fast_dtype()
+
+
+def test_int8_products_that_are_wrong_or_missing_are_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(product, "int8_is_exact", lambda: False)
+    assert not multiplies_int8.__wrapped__()
+
+    def saturating(items: Tensor, columns: Tensor) -> Tensor:
+        """As a CPU without VNNI: pairs are added in int16, which holds less than 2 * 128 * 128."""
+        terms = (items[:, None].int() * columns.t()[None].int()).view(len(items), -1, 32, 2)
+        pairs = terms.sum(3).clamp(-(2**15), 2**15 - 1)
+        return pairs.sum(2).view(len(items), columns.shape[1], -1).sum(2).int()
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not int8_is_exact.__wrapped__()
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: a.int() @ b.int())
+    assert int8_is_exact.__wrapped__()
+    monkeypatch.delattr(torch, "_int_mm")
+    assert not int8_is_exact.__wrapped__()
+
+
+@pytest.mark.skipif(not int8_is_exact(), reason="this CPU's int8 products are not exact")
+@pytest.mark.parametrize("width", [1, 2, 3, 16, 63, 64, 129, 1024])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 17, 33])
+def test_int8_products_are_the_scores(width: int, batch: int) -> None:
+    """Whatever the strides: of one row, of one column, broadcast, every other."""
+    rng = np.random.default_rng(width * 100 + batch)
+    base = torch.from_numpy(rng.integers(-128, 128, (200, 2 * width), dtype=np.int8))
+    queries = torch.from_numpy(rng.integers(-128, 128, (batch, width), dtype=np.int8))
+    base[:9] = -128
+    queries[0] = -128
+    for items in (
+        base[:, :width],
+        base[:, ::2],
+        base[:1, :width],
+        base[:1, :width].expand(150, width),
+        base.t().contiguous().t()[:, :width],
+    ):
+        tiles = Tiles(queries, len(items), 4, torch.int8)
+        tile, loud = tiles.of(items)
+        assert loud is None
+        true = items.numpy().astype(np.int64) @ queries.numpy().astype(np.int64).T
+        assert torch.equal(tile[: len(items)].long(), torch.from_numpy(true))
+        assert (tile[len(items) :] == torch.iinfo(torch.int32).min).all()
+        again = Tiles(queries.t().contiguous().t(), len(items), 4, torch.int8).of(items)[0]
+        assert torch.equal(again, tile)

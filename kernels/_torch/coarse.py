@@ -40,9 +40,7 @@ from kernels.topk import TopK, best_hits, no_hits
 __all__ = ["Plan", "coarse_topk", "plan_for"]
 
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
-CONVERTED = (
-    3 << 19
-)  # numbers of a tile's items at most, where all are converted: they stay in cache
+CONVERTED = 3 << 19  # numbers of a tile's items at most, if they are converted: these stay in cache
 COPIED = 1 << 23  # the same where only some of them may be copied, in their own dtype
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query

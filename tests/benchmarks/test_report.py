@@ -53,9 +53,7 @@ def test_dims_are_those_that_evaluate_wrote() -> None:
     for count, cell in zip(known["candidates"], kept, strict=True):
         way = known["recalls"][f"PCA 8-d, then fine over {count}"]
         assert cell == f"{way['text_to_image']['R@1']:.1f}"
-    assert (
-        len(lines) == 2 + 11 + 2
-    )  # a head for the checkpoint's own, five dims twice; the last line
+    assert len(lines) == 2 + 11 + 2  # the checkpoint's own, five dims twice; then a last line
 
 
 def test_an_unknown_table_is_refused() -> None:

@@ -1,0 +1,116 @@
+"""What a GPU changes in the engine: where vectors lie and who multiplies them. The answers stay the same.
+
+Vectors are integers, as in test_retriever.py: every inner product is exact, whoever computes it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import engine
+from engine import fine as fine_module
+from tests.conftest import CHECKPOINT, PICTURES
+from tests.engine.test_retriever import COARSE, assert_found, brute_force, vectors
+from tests.engine.test_tiers import both
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+COUNT, GONE = 5000, [5, 60, 4999]
+
+
+@pytest.mark.parametrize("tier", ["device", "host", "disk", "auto"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("batch", [0, 1, 40])
+def test_every_tier_finds_what_brute_force_finds(
+    tmp_path: Path, tier: Any, dtype: Any, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four segments, one of them not saved, and rows that were removed."""
+    monkeypatch.setattr(fine_module, "GATHERED_BYTES", 40_000)  # several blocks of queries
+    fine, queries = vectors(COUNT).astype(dtype), vectors(batch, seed=1)
+    coarse, coarse_queries = vectors(COUNT, COARSE, seed=2), vectors(batch, COARSE, seed=3)
+    live = np.ones(COUNT, dtype=bool)
+    live[GONE] = False
+    asked = both(coarse_queries, queries)
+    engine.Retriever.from_embeddings(fine[:3000], coarse[:3000], device="cuda").save(tmp_path)
+    with engine.Retriever(tmp_path, device="cuda", fine_tier=tier) as r:
+        for first, last in ((3000, 3001), (3001, 4500), (4500, COUNT)):
+            r.add(embeddings=both(coarse[first:last], fine[first:last]))
+            if last < COUNT:
+                r.save()
+        r.remove(GONE)
+        assert_found(r.search(asked, 7, mode="exact"), brute_force(queries, fine, 7, live))
+        expected = brute_force(coarse_queries, coarse, 20, live)
+        assert_found(r.search(asked, 20, mode="coarse"), expected)
+        among = np.zeros((batch, COUNT), dtype=bool)
+        for query, rows in enumerate(expected[1]):
+            among[query, rows] = True
+        assert_found(r.search(asked, 7, candidates=20), brute_force(queries, fine, 7, among))
+        allowed = np.random.default_rng(5).random((batch, COUNT)) < 0.2
+        found = r.search(asked, 7, mode="exact", filter=allowed)
+        assert_found(found, brute_force(queries, fine, 7, allowed & live))
+        r.save()
+        r.compact()
+        kept = np.flatnonzero(live)
+        found = r.search(asked, 7, mode="exact")
+        assert_found(found, brute_force(queries, fine[kept], 7))
+        assert found.ids == kept[found.rows.cpu().numpy()].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+def test_coarse_vectors_in_every_dtype_answer_as_on_the_cpu(dtype: Any) -> None:
+    fine, coarse = vectors(COUNT), vectors(COUNT, COARSE, seed=2)
+    asked = both(vectors(9, COARSE, seed=3), vectors(9, seed=1))
+    found = []
+    for device in ("cuda", "cpu"):
+        with engine.Retriever.from_embeddings(fine, coarse, coarse_dtype=dtype, device=device) as r:
+            found.append([r.search(asked, 30, mode=mode) for mode in ("coarse", "two_stage")])
+    for ours, expected in zip(*found, strict=True):
+        assert ours.rows.cpu().equal(expected.rows)
+        assert ours.scores.cpu().equal(expected.scores)
+
+
+def test_what_stands_on_a_search_does_on_a_gpu() -> None:
+    """A learned reduction, filters, duplicates, certificates, calibration and the curve, beside the CPU's."""
+    fine, queries = vectors(COUNT), vectors(20, seed=1)
+    fine[::7] = fine[0]  # duplicates
+    answers = []
+    for device in ("cuda", "cpu"):
+        r = engine.Retriever.from_embeddings(fine, coarse_dim=COARSE, device=device)
+        found = [
+            r.search(queries, 7, candidates=COUNT, certify=True),
+            r.search(queries, 7, candidates=COUNT, duplicates=0.99),
+            r.search(queries, 7, mode="exact", filter=[3, 7, 14, 4000], min_score=0.0),
+        ]
+        calibration = r.calibrate(vectors(500, seed=8), 5)
+        assert r.evaluate(queries, 5, candidates=(64, COUNT)).rows[1][1] == 1.0
+        answers.append((found, calibration.candidates))
+    ours, expected = answers
+    for mine, theirs in zip(ours[0], expected[0], strict=True):
+        assert mine.ids == theirs.ids
+        assert mine.guarantee == theirs.guarantee
+        assert mine.scores.cpu().equal(theirs.scores)
+    assert ours[1] == pytest.approx(
+        expected[1], rel=0.1
+    )  # float32 projections differ in the last bits
+
+
+def test_towers_give_the_vectors_of_the_cpu() -> None:
+    texts = ["a red car", "a dog", "an umbrella in the rain"]
+    pictures = [Image.open(p) for p in sorted((PICTURES / "noto").glob("*.webp"))[:20]]
+    ours, expected = (engine.open_encoder(CHECKPOINT, device=device) for device in ("cuda", "cpu"))
+    for mine, theirs in (
+        (ours.encode_texts(texts), expected.encode_texts(texts)),
+        (ours.encode_images(pictures), expected.encode_images(pictures)),
+    ):
+        for level in ("coarse", "fine"):
+            products = (getattr(mine, level).cpu() * getattr(theirs, level)).sum(dim=1)
+            assert float(products.min()) > 0.9999
+    r = engine.Retriever.from_pretrained(CHECKPOINT, device="cuda")
+    r.add(pictures)
+    assert r.search(pictures[3], 1).ids == [[3]]

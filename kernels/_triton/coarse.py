@@ -32,6 +32,7 @@ __all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
 
 RESCORE_ROWS = 128  # rows that one program of `rescore` takes
 SELECT_BLOCK = 2048  # maxima that a program of `select_groups` reads at a time
+SELECT_WARPS = 8
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _search_part(
             at["spans"], at["groups"], at["group_count"], at["hit_count"],
             sizes.k, d, sizes.n_spans, *queries.stride(), sizes.cap,
             PAD=exact["PAD"], BLOCK_N=launch.block_n, NESTED=launch.nested, FP8=fp8, GAMMA=gamma,
-            BLOCK=SELECT_BLOCK, num_warps=8, maxnreg=MAX_REGISTERS, enable_fp_fusion=False,
+            BLOCK=SELECT_BLOCK, num_warps=SELECT_WARPS, maxnreg=MAX_REGISTERS, enable_fp_fusion=False,
         )  # fmt: skip
         rows = max(RESCORE_ROWS, launch.tiles)
         rescore[(-(-sizes.cap * launch.tiles // rows), batch)](

@@ -143,6 +143,7 @@ def select_groups(
     low = tl.full([], -float("inf"), tl.float32)
     count = n_spans
     lost = tl.full([], 0, tl.int1)
+    total = CAP + 1
     if NESTED:
         low = _kth_lower(span_max, peaks, spans, n_spans, k, reach, 1, False, GAMMA, BLOCK)
         count = _collect(
@@ -151,11 +152,16 @@ def select_groups(
         lost = count > CAP
         count = tl.minimum(count, CAP)
         tl.debug_barrier()  # the list is read by other threads than wrote it
-    found = _kth_lower(group_max, peaks, spans, count, k, reach, BLOCK_N, NESTED, GAMMA, BLOCK)
-    low = tl.maximum(low, found)
-    total = _collect(
-        group_max, peaks, spans, count, low, reach, groups, CAP, BLOCK_N, NESTED, GAMMA, BLOCK
-    )
+        total = _collect(
+            group_max, peaks, spans, count, low, reach, groups, CAP, BLOCK_N, True, GAMMA, BLOCK
+        )
+    if total > CAP:  # the best are no neighbours as a rule, and the k best spans bound them well
+        found = _kth_lower(group_max, peaks, spans, count, k, reach, BLOCK_N, NESTED, GAMMA, BLOCK)
+        low = tl.maximum(low, found)
+        tl.debug_barrier()  # the list may have been written before, by other threads
+        total = _collect(
+            group_max, peaks, spans, count, low, reach, groups, CAP, BLOCK_N, NESTED, GAMMA, BLOCK
+        )
     tl.store(reaches + b, reach)
     tl.store(lows + b, low)
     tl.store(group_count + b, tl.where(lost, CAP + 1, total))

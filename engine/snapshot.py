@@ -86,7 +86,7 @@ class Snapshot:
     def find_candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them."""
         max_norm = None
-        if not self.coarse.is_cuda and isfinite(self._longest[1]):
+        if isfinite(self._longest[1]):
             max_norm = self._longest[1] * 1.01  # rounding
         quantization = self.index.header.quantization
         if quantization is None:

@@ -60,8 +60,8 @@ def coarse_topk(
     float8_e4m3fn). mask: bool [N] or [B, N], True = may be returned. backend: "torch",
     "triton", or "auto" = Triton for CUDA tensors it supports, else PyTorch.
     max_norm: a promise that every item is finite and none is longer than this (1.0 for unit
-    vectors). PyTorch then need not look for itself, which saves reading the items twice; Triton
-    has no use for it. It is not checked: a promise that does not hold can lose hits.
+    vectors). The search then need not look for itself: PyTorch reads the items once instead of
+    twice, Triton's bounds are tighter. It is not checked: a promise that does not hold can lose hits.
     out: a TopK to write into, contiguous. workspace: what Triton needs beside it, given in
     advance (CUDA graphs); PyTorch takes its own.
 
@@ -74,5 +74,7 @@ def coarse_topk(
     k = check_coarse(queries, items, k, mask, max_norm, out)
     tensors = (queries, items) if mask is None else (queries, items, mask)
     if choose_backend(backend, k, *tensors, max_d=TRITON_MAX_COARSE_D) == "triton":
-        return _triton.coarse_topk(queries, items, k, mask, out=out, workspace=workspace)
+        return _triton.coarse_topk(
+            queries, items, k, mask, max_norm=max_norm, out=out, workspace=workspace
+        )
     return _torch.coarse_topk(queries, items, k, mask, out=out, max_norm=max_norm)

@@ -62,13 +62,16 @@ def coarse_topk(
     k: int,
     mask: Tensor | None,
     *,
+    max_norm: float | None = None,
     out: TopK | None = None,
     workspace: Tensor | None = None,
 ) -> TopK:
     """`kernels.coarse.coarse_topk` for arguments already checked."""
     from kernels._triton import coarse
 
-    return coarse.coarse_topk(queries, items, k, mask, out=out, workspace=workspace)
+    return coarse.coarse_topk(
+        queries, items, k, mask, max_norm=max_norm, out=out, workspace=workspace
+    )
 
 
 def coarse_workspace(queries: Tensor, items: Tensor, k: int, *, masked: bool = False) -> int:

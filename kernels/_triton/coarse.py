@@ -1,4 +1,4 @@
-"""Launches the coarse search: maxima, selection, rescoring, sort; and `scan` for what overflows.
+"""Launches the coarse search: maxima, selection, rescoring, sort.
 
 No host synchronisation, no allocation that depends on values, the current stream throughout:
 safe to capture in a CUDA graph. Memory beside inputs and outputs: 4 bytes per group and query
@@ -9,23 +9,24 @@ bytes per query.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from kernels._triton.device import (
-    INTERPRETS,
-    Buffers,
-    capability_of,
-    layout_bytes,
-    on_device,
-    take_workspace,
+from kernels._triton.device import INTERPRETS, Layout, capability_of, on_device, take_workspace
+from kernels._triton.launch import (
+    MAX_REGISTERS,
+    CoarseLaunch,
+    coarse_launch,
+    max_registers,
+    power,
+    sort_warps,
 )
-from kernels._triton.launch import MAX_REGISTERS, CoarseLaunch, coarse_launch, power, sort_warps
 from kernels._triton.maxima import dot_max
-from kernels._triton.selection import finish, rescore, scan, select_groups
+from kernels._triton.selection import finish, rescore, select_groups
 from kernels.topk import TopK
 
 __all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
@@ -46,6 +47,7 @@ class _Sizes:
     width: int  # keys that are sorted at a time
 
 
+@lru_cache(maxsize=256)
 def _sizes(launch: CoarseLaunch, count: int, k: int, dtype: torch.dtype) -> _Sizes:
     width = max(power(k), 2 * launch.block_n)
     n_spans = -(-count // (launch.block_n * launch.tiles))
@@ -53,23 +55,25 @@ def _sizes(launch: CoarseLaunch, count: int, k: int, dtype: torch.dtype) -> _Siz
     return _Sizes(k, n_spans, cap, 2 * width, width)
 
 
-def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Buffers:
+@lru_cache(maxsize=256)
+def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Layout:
     """The buffers of one pass."""
-    part = launch.part
-    hits: Buffers = {"hits": ((part, sizes.hit_cap), torch.int64)}
+    part, spans, int32, float32 = launch.part, sizes.n_spans, torch.int32, torch.float32
+    hits = (part * sizes.hit_cap, torch.int64)
     if launch.direct:
-        return hits
-    return hits | {
-        "group_max": ((part, sizes.n_spans, launch.block_n), torch.float32),
-        "span_max": ((part, sizes.n_spans), torch.float32),
-        "peaks": ((sizes.n_spans,), torch.float32),
-        "reaches": ((part,), torch.float32),
-        "lows": ((part,), torch.float32),
-        "spans": ((part, sizes.cap), torch.int32),
-        "groups": ((part, sizes.cap), torch.int32),
-        "group_count": ((part,), torch.int32),
-        "hit_count": ((part,), torch.int32),
-    }
+        return Layout.of(hits=hits)
+    return Layout.of(
+        hits=hits,
+        group_max=(part * spans * launch.block_n, float32),
+        span_max=(part * spans, float32),
+        peaks=(spans, float32),
+        reaches=(part, float32),
+        lows=(part, float32),
+        spans=(part * sizes.cap, int32),
+        groups=(part * sizes.cap, int32),
+        group_count=(part, int32),
+        hit_count=(part, int32),
+    )
 
 
 def _launch_for(queries: Tensor, items: Tensor, k: int, masked: bool) -> CoarseLaunch:
@@ -82,7 +86,7 @@ def coarse_workspace(queries: Tensor, items: Tensor, k: int, masked: bool) -> in
     if not len(queries) or not len(items):
         return 0
     launch = _launch_for(queries, items, k, masked)
-    return layout_bytes(_layout(launch, _sizes(launch, len(items), k, items.dtype)))
+    return _layout(launch, _sizes(launch, len(items), k, items.dtype)).nbytes
 
 
 def error_factor(d: int, dtype: torch.dtype) -> float:
@@ -112,6 +116,7 @@ def coarse_topk(
     k: int,
     mask: Tensor | None,
     *,
+    max_norm: float | None = None,
     out: TopK | None = None,
     workspace: Tensor | None = None,
     launch: CoarseLaunch | None = None,
@@ -135,7 +140,7 @@ def coarse_topk(
             part = slice(start, start + launch.part)
             shown = mask[part] if mask is not None and mask.ndim == 2 else mask
             best = TopK(out.scores[part], out.rows[part])
-            _search_part(queries[part], items, shown, best, buffers, launch, sizes)
+            _search_part(queries[part], items, shown, best, buffers, launch, sizes, max_norm)
     return out
 
 
@@ -147,6 +152,7 @@ def _search_part(
     buffers: dict[str, Tensor],
     launch: CoarseLaunch,
     sizes: _Sizes,
+    max_norm: float | None,
 ) -> None:
     """One pass over the items for at most launch.part queries, which share one mask shape."""
     batch, (count, d), dtype = queries.shape[0], items.shape, items.dtype
@@ -169,9 +175,10 @@ def _search_part(
         blocks = -(-batch // launch.block_b)
         dot_max[(sizes.n_spans * blocks,)](
             queries, items, flags, at["group_max"], at["span_max"], at["peaks"],
-            batch, count, d, sizes.n_spans, launch.tiles, *strides,
+            batch, count, d, sizes.n_spans, launch.tiles, 1.02 * (max_norm or 0.0), *strides,
             PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, MASK=mode,
             FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype), STAGES=launch.stages,
+            PEAKS=not integer and max_norm is None,
             num_warps=launch.warps, maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
         select_groups[(batch,)](
@@ -179,7 +186,8 @@ def _search_part(
             at["spans"], at["groups"], at["group_count"], at["hit_count"],
             sizes.k, d, sizes.n_spans, *queries.stride(), sizes.cap,
             PAD=exact["PAD"], BLOCK_N=launch.block_n, NESTED=launch.nested, FP8=fp8, GAMMA=gamma,
-            BLOCK=SELECT_BLOCK, num_warps=SELECT_WARPS, maxnreg=MAX_REGISTERS, enable_fp_fusion=False,
+            NORM=max_norm is not None, BLOCK=SELECT_BLOCK, num_warps=SELECT_WARPS,
+            maxnreg=max_registers(SELECT_WARPS), enable_fp_fusion=False,
         )  # fmt: skip
         rows = max(RESCORE_ROWS, launch.tiles)
         rescore[(-(-sizes.cap * launch.tiles // rows), batch)](
@@ -187,17 +195,13 @@ def _search_part(
             at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
             ROWS=rows, num_warps=4 if exact["PAD"] < 128 else 8, maxnreg=MAX_REGISTERS, **exact,
         )  # fmt: skip
-        finish[(batch,)](
-            at["hits"], at["hit_count"], at["group_count"], out.scores, out.rows,
-            sizes.k, sizes.cap, sizes.hit_cap,
-            WIDTH=sizes.width, num_warps=sort_warps(sizes.width), enable_fp_fusion=False,
-        )  # fmt: skip
-    scan[(batch,)](
+    warps = 8
+    finish[(batch,)](
         queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
         at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
         count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8,
-        maxnreg=MAX_REGISTERS, **exact,
+        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=warps,
+        maxnreg=max_registers(warps), **exact,
     )  # fmt: skip
 
 

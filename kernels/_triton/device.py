@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,19 +14,42 @@ from torch import Tensor
 from kernels._triton.launch import INTERPRETED
 from kernels.errors import InvalidArgument
 
-__all__ = ["Buffers", "capability_of", "layout_bytes", "on_device", "take_workspace"]
+__all__ = ["Layout", "capability_of", "on_device", "take_workspace"]
 
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # fixed when the kernels are defined
 ALIGNMENT = 256  # bytes; what torch's own allocations have at least
 
-Buffers = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+@dataclass(frozen=True)
+class Layout:
+    """How a workspace is cut: names, dtypes, and bytes of each part, whole multiples of ALIGNMENT."""
+
+    dtypes: dict[str, torch.dtype]
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, **buffers: tuple[int, torch.dtype]) -> Layout:
+        """name = (entries, dtype)."""
+        sizes = [
+            -(-count * dtype.itemsize // ALIGNMENT) * ALIGNMENT for count, dtype in buffers.values()
+        ]
+        return cls({name: dtype for name, (_, dtype) in buffers.items()}, sizes)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.sizes)
 
 
 def capability_of(tensor: Tensor) -> tuple[int, int]:
     """(major, minor) of the tensor's GPU; INTERPRETED for the interpreter."""
     if INTERPRETS or tensor.device.type != "cuda":
         return INTERPRETED
-    return torch.cuda.get_device_capability(tensor.device)
+    return _capability(tensor.device)
+
+
+@lru_cache(maxsize=64)
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
@@ -34,26 +58,29 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     The interpreter computes with NumPy, which would warn where a GPU quietly makes inf or NaN.
     """
     if tensor.device.type == "cuda":
-        return torch.cuda.device(tensor.device)
+        current = tensor.device.index == torch.cuda.current_device()
+        return nullcontext() if current else torch.cuda.device(tensor.device)
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def _padded(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-
-
-def layout_bytes(buffers: Buffers) -> int:
-    """Bytes that hold all of them, each aligned."""
-    return sum(_padded(shape, dtype) for shape, dtype in buffers.values())
-
-
 def take_workspace(
-    buffers: Buffers, workspace: Tensor | None, device: torch.device
+    layout: Layout, workspace: Tensor | None, device: torch.device
 ) -> dict[str, Tensor]:
-    """The named buffers, cut from `workspace` or from one new allocation."""
-    needed = layout_bytes(buffers)
+    """The named buffers, each of one axis, cut from `workspace` or from one new allocation."""
+    needed = layout.nbytes
     if workspace is None:
-        workspace = torch.empty(needed, dtype=torch.uint8, device=device)
+        whole = torch.empty(needed, dtype=torch.uint8, device=device)
+    else:
+        _check_workspace(workspace, needed, device)
+        whole = workspace[:needed]
+    parts = whole.split(layout.sizes)  # few calls of torch: each costs about a microsecond
+    return {
+        name: part.view(dtype)
+        for (name, dtype), part in zip(layout.dtypes.items(), parts, strict=True)
+    }
+
+
+def _check_workspace(workspace: Tensor, needed: int, device: torch.device) -> None:
     fits = (
         workspace.dtype == torch.uint8
         and workspace.ndim == 1
@@ -69,9 +96,3 @@ def take_workspace(
             got=f"{workspace.dtype}{list(workspace.shape)} on {workspace.device}",
             remedy="Allocate what kernels._triton.coarse_workspace or rerank_workspace say.",
         )
-    taken, start = {}, 0
-    for name, (shape, dtype) in buffers.items():
-        stop = start + math.prod(shape) * dtype.itemsize
-        taken[name] = workspace[start:stop].view(dtype).view(shape)
-        start += _padded(shape, dtype)
-    return taken

@@ -7,13 +7,14 @@ tuning has run, the defaults below hold. No Triton is imported here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from kernels._triton.launch_table import TABLE
 
-__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "coarse_launch", "power",
-           "rerank_launch", "shape_class", "sort_warps"]  # fmt: skip
+__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "coarse_launch", "max_registers",
+           "power", "rerank_launch", "shape_class", "sort_warps"]  # fmt: skip
 
 MAX_K = 4096
 MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 64 or 128 and spills a few instead
@@ -26,7 +27,7 @@ SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, 
 class CoarseLaunch:
     """One launch of the coarse search. A group is `tiles` items, a span block_n groups."""
 
-    direct: bool  # few items: `scan` over all of them, no group maxima
+    direct: bool  # few items: `finish` scans them all, no group maxima
     block_b: int  # queries per program of `dot_max`
     block_n: int  # items per tile
     tiles: int  # tiles per span = items per group
@@ -57,6 +58,11 @@ def sort_warps(width: int) -> int:
     4,096 keys compile in 18 s with 16 warps and in 47 s with 8 (2 shared cores).
     """
     return 4 if width <= 1024 else 8 if width <= 2048 else 16
+
+
+def max_registers(warps: int) -> int:
+    """MAX_REGISTERS, or what the multiprocessor's 65,536 allow so many warps."""
+    return min(MAX_REGISTERS, 2048 // warps)
 
 
 def shape_class(batch: int, d: int, dtype: torch.dtype) -> tuple[str, int, int]:
@@ -90,6 +96,7 @@ def _default_blocks(
     return block_b, block_n, warps, stages
 
 
+@lru_cache(maxsize=256)
 def coarse_launch(
     capability: tuple[int, int],
     batch: int,
@@ -123,6 +130,7 @@ def coarse_launch(
     return CoarseLaunch(False, block_b, block_n, tiles, warps, stages, nested, part)
 
 
+@lru_cache(maxsize=256)
 def rerank_launch(
     capability: tuple[int, int], batch: int, candidates: int, d: int, dtype: torch.dtype
 ) -> RerankLaunch:

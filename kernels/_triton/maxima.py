@@ -48,22 +48,23 @@ def _store_maxima(
     tl.store(span_max + block, tl.max(best, 0), mask=live_b)
 
 
-@triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES"])
+@triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES", "most"])
 def dot_max(
     # inputs
     queries, items, mask,
     # outputs
     group_max, span_max, peaks,
-    # shapes
-    B, N, d, n_spans, TILES,
+    # shapes, and what no |entry| exceeds, where the caller knows that
+    B, N, d, n_spans, TILES, most,
     stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn,
     # constants
     PAD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
     MASK: tl.constexpr, FULL_D: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
-    FACTOR: tl.constexpr, STAGES: tl.constexpr,
+    FACTOR: tl.constexpr, STAGES: tl.constexpr, PEAKS: tl.constexpr,
 ):  # fmt: skip
     """Items along the rows of the product, queries along its columns. Programs that share a span
-    are neighbours, so its items come from L2. float32 is multiplied as tf32: its bound says so."""
+    are neighbours, so its items come from L2. float32 is multiplied as tf32: its bound says so.
+    PEAKS: look for each span's peak, else it is `most`."""
     blocks = tl.cdiv(B, BLOCK_B)
     pid = tl.program_id(0)
     span = (pid // blocks).to(tl.int64)
@@ -80,6 +81,8 @@ def dot_max(
     kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
     lowest: tl.constexpr = -(2**31) if INTEGER else -float("inf")
     best = tl.full([BLOCK_N, BLOCK_B], lowest, kind)
+    if PEAKS:
+        peak = tl.zeros([BLOCK_N, PAD], FACTOR)
 
     place = tl.arange(0, BLOCK_N)
     first = span * TILES * BLOCK_N
@@ -94,6 +97,8 @@ def dot_max(
                 x = tl.load(at, mask=live_j[None, :], other=0)
             x = fp8_or_same(x, FP8).to(FACTOR)
             best = tl.maximum(best, tl.dot(x, q, out_dtype=kind, input_precision="tf32"))
+            if PEAKS:
+                peak = tl.maximum(peak, tl.abs(x)).to(FACTOR)  # Triton 3.6 widens bfloat16
             at += step
         done = tiles
     else:
@@ -105,16 +110,13 @@ def dot_max(
         x = tl.load(at_n, mask=live_n[:, None] & live_j[None, :], other=0)
         x = fp8_or_same(x, FP8).to(FACTOR)
         scores = tl.dot(x, q, out_dtype=kind, input_precision="tf32")
+        if PEAKS:
+            peak = tl.maximum(peak, tl.abs(x)).to(FACTOR)
         ok = _allowed(mask, b, live_b, n, live_n, stride_mb, stride_mn, MASK)
         best = tl.maximum(best, tl.where(ok, scores, lowest))
     _store_maxima(best, group_max, span_max, span, n_spans, b, live_b, BLOCK_N, INTEGER)
 
-    if (pid % blocks == 0) & (not INTEGER):  # one program per span; its items are still in L2
-        peak = tl.zeros([BLOCK_N, PAD], FACTOR)
-        for tile in range(TILES):
-            n = first + wide(tile) * BLOCK_N + place
-            at_n = items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :]
-            x = tl.load(at_n, mask=(n < N)[:, None] & live_j[None, :], other=0)
-            largest = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(FACTOR)))
-            peak = largest.to(FACTOR)  # Triton 3.6 widens a bfloat16 maximum
-        tl.store(peaks + span, tl.max(tl.max(peak.to(tl.float32), 1), 0))
+    if not INTEGER:
+        if PEAKS:  # every program of the span writes the same
+            most = tl.max(tl.max(peak.to(tl.float32), 1), 0)
+        tl.store(peaks + span, most)

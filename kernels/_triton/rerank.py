@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._triton.candidates import rerank_fused, rerank_keys, rerank_sort
-from kernels._triton.device import capability_of, on_device, take_workspace
+from kernels._triton.device import Layout, capability_of, on_device, take_workspace
 from kernels._triton.launch import (
     MAX_K,
     MAX_REGISTERS,
@@ -39,7 +39,7 @@ def _width(candidates: Tensor, k: int) -> int:
 
 def rerank_workspace(candidates: Tensor, k: int) -> int:
     """Bytes of `workspace` that `rerank_topk` needs."""
-    return -(-8 * len(candidates) * _held(candidates, k) // 256) * 256
+    return Layout.of(keys=(len(candidates) * _held(candidates, k), torch.int64)).nbytes
 
 
 def _without_repeats(candidates: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def rerank_topk(
     if listed > width:  # merged part by part: repeats must not crowd out others
         candidates = _without_repeats(candidates)
     held = _held(candidates, k)
-    keys = take_workspace({"keys": ((batch, held), torch.int64)}, workspace, queries.device)["keys"]
+    layout = Layout.of(keys=(batch * held, torch.int64))
+    keys = take_workspace(layout, workspace, queries.device)["keys"]
     fp8 = items.dtype == torch.float8_e4m3fn
     if fp8:
         queries, items = queries.view(torch.uint8), items.view(torch.uint8)

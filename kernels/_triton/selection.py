@@ -1,8 +1,7 @@
 """Kernels of the second and third step: which groups can hold a hit, their scores, the best k.
 
 `group_max` and `span_max` are the fast product's; every decision leaves room for its error, so
-what is kept always contains the answer. A list that would overflow sets the query aside for
-`scan`, which needs no list.
+what is kept always contains the answer. Where a list would overflow, `finish` does without.
 """
 
 # ruff: noqa: N803 - kernel arguments carry the shape letters of the contract
@@ -23,7 +22,7 @@ from kernels._triton.scoring import (
     write_best,
 )
 
-__all__ = ["finish", "rescore", "scan", "select_groups"]
+__all__ = ["finish", "rescore", "select_groups"]
 
 
 @triton.jit
@@ -128,14 +127,20 @@ def select_groups(
     k, d, n_spans, stride_qb, stride_qd, CAP,
     # constants
     PAD: tl.constexpr, BLOCK_N: tl.constexpr, NESTED: tl.constexpr, FP8: tl.constexpr,
-    GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+    NORM: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program per query: a score that k groups reach for certain (`lows`), and the list of
-    the groups that may reach it. NESTED: first the same over spans, then within those only."""
+    the groups that may reach it. NESTED: first the same over spans, then within those only.
+    NORM: the peaks bound whole items, not entries; so the query's norm is its reach."""
     b = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, PAD).to(tl.int64)
     q = tl.load(queries + b * stride_qb + j * stride_qd, mask=j < d, other=0)
-    reach = tl.sum(tl.abs(fp8_or_same(q, FP8).to(tl.float32)), 0) * 1.01
+    q = fp8_or_same(q, FP8).to(tl.float32)
+    reach = tl.sum(tl.abs(q), 0)
+    if NORM:
+        norm = tl.sqrt(tl.sum(q * q, 0))
+        reach = tl.where(norm > 1e-15, norm, reach)  # smaller squares may underflow
+    reach *= 1.01
     span_max += b * n_spans
     group_max += b * n_spans * BLOCK_N
     spans += b * CAP
@@ -214,33 +219,16 @@ def rescore(
     tl.store(hits + b * HIT_CAP + at, key, mask=(keep > 0) & (at < HIT_CAP))
 
 
-@triton.jit(do_not_specialize=["k", "CAP", "HIT_CAP"])
-def finish(
-    # inputs
-    hits, hit_count, group_count,
-    # outputs
-    scores, rows,
-    # shapes
-    k, CAP, HIT_CAP,
-    # constants
-    WIDTH: tl.constexpr,
-):  # fmt: skip
-    """One program per query: sorts its hits, WIDTH >= k at a time, and writes the best k."""
-    b = tl.program_id(0).to(tl.int64)
-    count = tl.load(hit_count + b)
-    if (count > HIT_CAP) | (tl.load(group_count + b) > CAP):
-        return
-    hits += b * HIT_CAP
+@triton.jit
+def _with_more(best, keys, count, WIDTH: tl.constexpr):
+    """The best WIDTH, in order, of `best` (in order) and of the first `count` <= WIDTH keys."""
     i = tl.arange(0, WIDTH)
-    best = tl.sort(tl.load(hits + i, mask=i < count, other=NO_KEY), descending=True)
-    for start in range(WIDTH, count, WIDTH):
-        more = tl.sort(tl.load(hits + start + i, mask=start + i < count, other=NO_KEY))
-        best = tl.bitonic_merge(tl.maximum(best, more), descending=True)
-    write_best(best, scores, rows, b * k, k, WIDTH)
+    more = tl.sort(tl.load(keys + i, mask=i < count, other=NO_KEY))
+    return tl.bitonic_merge(tl.maximum(best, more), descending=True)
 
 
 @triton.jit(do_not_specialize=["N", "k", "n_spans", "CAP", "HIT_CAP", "TILES"])
-def scan(
+def finish(
     # inputs
     queries, items, mask, group_max, span_max, peaks, reaches, lows, group_count,
     # outputs
@@ -253,21 +241,27 @@ def scan(
     FP8: tl.constexpr, WIDE: tl.constexpr, GAMMA: tl.constexpr, WIDTH: tl.constexpr,
     DIRECT: tl.constexpr,
 ):  # fmt: skip
-    """One program per query walks the items in row order with the best WIDTH keys so far.
+    """One program per query writes its best k: it sorts its hits, WIDTH >= k at a time.
 
-    DIRECT (few items): all of them. Otherwise only queries whose lists overflowed, and only the
-    groups that may still reach the k-th best: what ties decide is decided here, by whole keys.
-    `hits` holds the keys that wait, and behind them the best. WIDTH >= k and >= 2 * BLOCK_N.
+    DIRECT (few items), and where the query's lists overflowed, it walks the items in row order
+    instead, with the best WIDTH keys so far: all items, or only the groups that may still reach
+    the k-th best. What ties decide is decided here, by whole keys. `hits` then holds the keys
+    that wait, and behind them the best. WIDTH >= k and >= 2 * BLOCK_N.
     """
     b = tl.program_id(0).to(tl.int64)
+    hits += b * HIT_CAP
     limit = tl.full([], NO_KEY, tl.int64)  # a key must be above it
     reach = tl.full([], 0.0, tl.float32)
     if not DIRECT:
         if (tl.load(hit_count + b) <= HIT_CAP) & (tl.load(group_count + b) <= CAP):
+            best = tl.full([WIDTH], NO_KEY, tl.int64)
+            count = tl.load(hit_count + b)
+            for start in range(0, count, WIDTH):
+                best = _with_more(best, hits + start, count - start, WIDTH)
+            write_best(best, scores, rows_out, b * k, k, WIDTH)
             return
         limit = tl.maximum(limit, (ordered_bits(tl.load(lows + b)).to(tl.int64) << 32) - 1)
         reach = tl.load(reaches + b)
-    hits += b * HIT_CAP
     best_at = hits + WIDTH
     place = tl.arange(0, BLOCK_N)
     i = tl.arange(0, WIDTH)
@@ -303,8 +297,7 @@ def scan(
             waiting += tl.sum(keep, 0)
             if (waiting + BLOCK_N > WIDTH) | (wide(span) == n_spans):
                 tl.debug_barrier()  # the lists are read by other threads than wrote them
-                more = tl.sort(tl.load(hits + i, mask=i < waiting, other=NO_KEY))
-                merged = tl.bitonic_merge(tl.maximum(tl.load(best_at + i), more), descending=True)
+                merged = _with_more(tl.load(best_at + i), hits, waiting, WIDTH)
                 limit = tl.maximum(limit, tl.max(tl.where(i == k - 1, merged, NO_KEY), 0))
                 waiting = tl.full([], 0, tl.int32)
                 tl.debug_barrier()

@@ -171,7 +171,7 @@ def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Te
 
 def _under(values: Tensor) -> Tensor:
     """The next number below each."""
-    return torch.nextafter(values, torch.tensor(-torch.inf, dtype=values.dtype))
+    return torch.nextafter(values, torch.full_like(values, -torch.inf))
 
 
 def _where(flags: Tensor) -> Tensor:

@@ -12,17 +12,25 @@ import triton.language as tl
 
 from kernels._triton.scoring import NO_KEY, hit_keys, row_scores, unordered_bits, wide
 
-__all__ = ["rerank_fused", "rerank_keys", "rerank_sort"]
+__all__ = ["rerank_keys", "rerank_sort"]
 
 
-@triton.jit
-def _tile_keys(
-    queries, items, candidates, keys, b, tile, N, C, d,
-    stride_qb, stride_qd, stride_xn, stride_xd, stride_cb, stride_cc, stride_kb,
+@triton.jit(do_not_specialize=["N", "C"])
+def rerank_keys(
+    # inputs
+    queries, items, candidates,
+    # output
+    keys,
+    # shapes
+    N, C, d, stride_qb, stride_qd, stride_xn, stride_xd, stride_cb, stride_cc, stride_kb,
+    # constants
     ROWS: tl.constexpr, PAD: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Keys of candidates tile * ROWS ... of query b, written to keys[b]."""
-    c = wide(tile) * ROWS + tl.arange(0, ROWS)
+    """One program per ROWS candidates of a query; keys [B, stride_kb]."""
+    tiles = tl.cdiv(C, ROWS)
+    pid = tl.program_id(0)
+    b = (pid // tiles).to(tl.int64)
+    c = wide(pid % tiles) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(candidates + b * stride_cb + c * stride_cc, mask=c < C, other=-1)
     live = (rows >= 0) & (rows < N)
     score = row_scores(
@@ -32,9 +40,13 @@ def _tile_keys(
     tl.store(keys + b * stride_kb + c, hit_keys(score, rows, live), mask=c < C)
 
 
-@triton.jit
-def _sorted_once(keys, scores, rows, b, C, k, stride_kb, WIDTH: tl.constexpr):
-    """Sorts keys[b], drops repeats, and writes the best k; keys[b] holds >= WIDTH entries."""
+@triton.jit(do_not_specialize=["C", "k"])
+def rerank_sort(keys, scores, rows, C, k, stride_kb, WIDTH: tl.constexpr):
+    """One program per query: keys [B, stride_kb] -> scores, rows [B, k], each row once.
+
+    keys[b] holds at least WIDTH entries, and is used up.
+    """
+    b = tl.program_id(0).to(tl.int64)
     keys += b * stride_kb
     i = tl.arange(0, WIDTH)
     best = tl.sort(tl.load(keys + i, mask=i < C, other=NO_KEY), descending=True)
@@ -54,54 +66,3 @@ def _sorted_once(keys, scores, rows, b, C, k, stride_kb, WIDTH: tl.constexpr):
     missing = (i >= tl.sum(first.to(tl.int32), 0)) & (i < k)
     tl.store(scores + at + i, tl.full([WIDTH], -float("inf"), tl.float32), mask=missing)
     tl.store(rows + at + i, tl.full([WIDTH], -1, tl.int64), mask=missing)
-
-
-@triton.jit(do_not_specialize=["N", "C"])
-def rerank_keys(
-    # inputs
-    queries, items, candidates,
-    # output
-    keys,
-    # shapes
-    N, C, d, stride_qb, stride_qd, stride_xn, stride_xd, stride_cb, stride_cc, stride_kb,
-    # constants
-    ROWS: tl.constexpr, PAD: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """One program per ROWS candidates of a query."""
-    tiles = tl.cdiv(C, ROWS)
-    pid = tl.program_id(0)
-    _tile_keys(
-        queries, items, candidates, keys, (pid // tiles).to(tl.int64), pid % tiles, N, C, d,
-        stride_qb, stride_qd, stride_xn, stride_xd, stride_cb, stride_cc, stride_kb,
-        ROWS, PAD, FP8, WIDE,
-    )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["C", "k"])
-def rerank_sort(keys, scores, rows, C, k, stride_kb, WIDTH: tl.constexpr):
-    """One program per query: keys [B, stride_kb] -> scores, rows [B, k]."""
-    _sorted_once(keys, scores, rows, tl.program_id(0).to(tl.int64), C, k, stride_kb, WIDTH)
-
-
-@triton.jit(do_not_specialize=["N", "C", "k"])
-def rerank_fused(
-    # inputs
-    queries, items, candidates,
-    # outputs
-    keys, scores, rows,
-    # shapes
-    N, C, k, d, stride_qb, stride_qd, stride_xn, stride_xd, stride_cb, stride_cc, stride_kb,
-    # constants
-    ROWS: tl.constexpr, PAD: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
-    WIDTH: tl.constexpr,
-):  # fmt: skip
-    """One program per query does both steps; keys [B, stride_kb] is its scratch."""
-    b = tl.program_id(0).to(tl.int64)
-    for tile in range(0, tl.cdiv(C, ROWS)):
-        _tile_keys(
-            queries, items, candidates, keys, b, tile, N, C, d,
-            stride_qb, stride_qd, stride_xn, stride_xd, stride_cb, stride_cc, stride_kb,
-            ROWS, PAD, FP8, WIDE,
-        )  # fmt: skip
-    tl.debug_barrier()  # the keys are read by other threads than wrote them
-    _sorted_once(keys, scores, rows, b, C, k, stride_kb, WIDTH)

@@ -17,14 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._triton.device import INTERPRETS, Layout, capability_of, on_device, take_workspace
-from kernels._triton.launch import (
-    MAX_REGISTERS,
-    CoarseLaunch,
-    coarse_launch,
-    max_registers,
-    power,
-    sort_warps,
-)
+from kernels._triton.launch import MAX_REGISTERS, CoarseLaunch, coarse_launch, power
 from kernels._triton.maxima import dot_max
 from kernels._triton.selection import finish, rescore, select_groups
 from kernels.topk import TopK
@@ -32,8 +25,7 @@ from kernels.topk import TopK
 __all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
 
 RESCORE_ROWS = 128  # rows that one program of `rescore` takes
-SELECT_BLOCK = 2048  # maxima that a program of `select_groups` reads at a time
-SELECT_WARPS = 8
+MANY_QUERIES = 128  # as many programs, one a query, fill a GPU with few warps each
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class _Sizes:
 
     k: int
     n_spans: int
-    cap: int  # groups (or spans) a query's list holds
+    cap: int  # groups (or bundles) a query's list holds
     hit_cap: int  # keys a query's list holds
     width: int  # keys that are sorted at a time
 
@@ -65,11 +57,11 @@ def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Layout:
     return Layout.of(
         hits=hits,
         group_max=(part * spans * launch.block_n, float32),
-        span_max=(part * spans, float32),
+        bundle_max=(part * spans * launch.block_n // launch.bundle, float32),
         peaks=(spans, float32),
         reaches=(part, float32),
         lows=(part, float32),
-        spans=(part * sizes.cap, int32),
+        bundles=(part * sizes.cap, int32),
         groups=(part * sizes.cap, int32),
         group_count=(part, int32),
         hit_count=(part, int32),
@@ -173,37 +165,40 @@ def _search_part(
     if not direct:
         pad = max(power(d), 32 if integer or fp8 else 16)
         blocks = -(-batch // launch.block_b)
+        peaks = not integer and max_norm is None
+        registers = MAX_REGISTERS if peaks or fp8 else launch.registers
         dot_max[(sizes.n_spans * blocks,)](
-            queries, items, flags, at["group_max"], at["span_max"], at["peaks"],
+            queries, items, flags, at["group_max"], at["bundle_max"], at["peaks"],
             batch, count, d, sizes.n_spans, launch.tiles, 1.02 * (max_norm or 0.0), *strides,
-            PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, MASK=mode,
+            PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, BUNDLE=launch.bundle, MASK=mode,
             FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype), STAGES=launch.stages,
-            PEAKS=not integer and max_norm is None,
-            num_warps=launch.warps, maxnreg=MAX_REGISTERS, enable_fp_fusion=True,
+            PEAKS=peaks,
+            num_warps=launch.warps, maxnreg=registers, enable_fp_fusion=True,
         )  # fmt: skip
+        warps = 4 if batch >= MANY_QUERIES else 8
         select_groups[(batch,)](
-            queries, at["group_max"], at["span_max"], at["peaks"], at["reaches"], at["lows"],
-            at["spans"], at["groups"], at["group_count"], at["hit_count"],
+            queries, at["group_max"], at["bundle_max"], at["peaks"], at["reaches"], at["lows"],
+            at["bundles"], at["groups"], at["group_count"], at["hit_count"],
             sizes.k, d, sizes.n_spans, *queries.stride(), sizes.cap,
-            PAD=exact["PAD"], BLOCK_N=launch.block_n, NESTED=launch.nested, FP8=fp8, GAMMA=gamma,
-            NORM=max_norm is not None, BLOCK=SELECT_BLOCK, num_warps=SELECT_WARPS,
-            maxnreg=max_registers(SELECT_WARPS), enable_fp_fusion=False,
+            PAD=exact["PAD"], BLOCK_N=launch.block_n, BUNDLE=launch.bundle, FP8=fp8, GAMMA=gamma,
+            NORM=max_norm is not None, BLOCK=256 * warps, num_warps=warps, maxnreg=MAX_REGISTERS,
+            enable_fp_fusion=False,
         )  # fmt: skip
         rows = max(RESCORE_ROWS, launch.tiles)
-        rescore[(-(-sizes.cap * launch.tiles // rows), batch)](
+        parts = -(-(sizes.k + sizes.k // 4) * launch.tiles // rows)  # a few more than k groups
+        rescore[(parts, batch)](
             queries, items, flags, at["lows"], at["groups"], at["group_count"],
             at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
             ROWS=rows, num_warps=4 if exact["PAD"] < 128 else 8, maxnreg=MAX_REGISTERS, **exact,
         )  # fmt: skip
-    warps = 8
     finish[(batch,)](
-        queries, items, flags, at["group_max"], at["span_max"], at["peaks"], at["reaches"],
+        queries, items, flags, at["group_max"], at["peaks"], at["reaches"],
         at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
         count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=warps,
-        maxnreg=max_registers(warps), **exact,
+        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8,
+        maxnreg=MAX_REGISTERS, **exact,
     )  # fmt: skip
 
 
-_NAMES = ("hits", "group_max", "span_max", "peaks", "reaches", "lows", "spans", "groups",
+_NAMES = ("hits", "group_max", "bundle_max", "peaks", "reaches", "lows", "bundles", "groups",
           "group_count", "hit_count")  # fmt: skip

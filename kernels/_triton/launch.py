@@ -6,6 +6,7 @@ tuning has run, the defaults below hold. No Triton is imported here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,12 +14,13 @@ import torch
 
 from kernels._triton.launch_table import TABLE
 
-__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "coarse_launch", "max_registers",
-           "power", "rerank_launch", "shape_class", "sort_warps"]  # fmt: skip
+__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "coarse_launch", "power",
+           "rerank_launch", "shape_class", "sort_warps"]  # fmt: skip
 
 MAX_K = 4096
 MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 64 or 128 and spills a few instead
 INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
+FEW_PROGRAMS = 128  # would leave a GPU's multiprocessors idle
 MAXIMA_BYTES = 1 << 30  # group maxima held at a time; larger batches go in parts
 SHARED_BYTES = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227, (10, 0): 227, (12, 0): 99}
 
@@ -33,16 +35,16 @@ class CoarseLaunch:
     tiles: int  # tiles per span = items per group
     warps: int
     stages: int
-    nested: bool  # select spans first, then groups within them
+    bundle: int  # neighbouring groups that share a maximum; 1: the selection needs none
     part: int  # queries per pass
+    registers: int = MAX_REGISTERS  # a thread of `dot_max`: fewer, so that more programs fit
 
 
 @dataclass(frozen=True)
 class RerankLaunch:
-    """One launch of the rerank: candidates per program, and whether one kernel does it all."""
+    """One launch of the rerank: candidates per program, and its warps."""
 
     rows: int
-    fused: bool
     warps: int
 
 
@@ -52,17 +54,11 @@ def power(n: int) -> int:
 
 
 def sort_warps(width: int) -> int:
-    """Warps of a kernel that sorts `width` 64-bit keys: enough that they stay in registers.
+    """Warps of a kernel that sorts `width` 64-bit keys: at best 2 keys a thread (H200).
 
-    A sort is unrolled, so its code, and the time to compile it, grow with the keys of a thread:
-    4,096 keys compile in 18 s with 16 warps and in 47 s with 8 (2 shared cores).
+    A sort is unrolled, so its code, and the time to compile it, grow with the keys of a thread.
     """
-    return 4 if width <= 1024 else 8 if width <= 2048 else 16
-
-
-def max_registers(warps: int) -> int:
-    """MAX_REGISTERS, or what the multiprocessor's 65,536 allow so many warps."""
-    return min(MAX_REGISTERS, 2048 // warps)
+    return min(max(width // 64, 4), 16)
 
 
 def shape_class(batch: int, d: int, dtype: torch.dtype) -> tuple[str, int, int]:
@@ -73,16 +69,22 @@ def shape_class(batch: int, d: int, dtype: torch.dtype) -> tuple[str, int, int]:
 
 def _default_blocks(
     capability: tuple[int, int], size: str, pad: int, itemsize: int
-) -> tuple[int, int, int, int]:
-    """(block_b, block_n, warps, stages) that fit the registers and the shared memory."""
+) -> tuple[int, int, int, int, int]:
+    """(block_b, block_n, warps, stages, registers) that fit the registers and the shared memory.
+
+    Chosen on an H200. Many queries: three or four small programs on a multiprocessor, so that one
+    takes maxima while another multiplies; wider rows leave no room for that.
+    """
     if capability == INTERPRETED:
-        return 16 if size == "small" else 32, 16, 4, 1
-    # 256 queries a program: fewer programs read the same items, which L2 would not keep up with.
-    block_b = {"small": 16, "middle": 64, "large": 256 if itemsize < 4 else 128}[size]
-    block_n, warps, stages = (64, 8, 4) if size == "large" else (128, 4, 4)
+        return 16 if size == "small" else 32, 16, 4, 1, MAX_REGISTERS
+    block_b, block_n, warps, stages, registers = {
+        "small": (16, 128, 4, 4, MAX_REGISTERS),
+        "middle": (64, 128, 4, 4, MAX_REGISTERS),
+        "large": (128, 64, 4, 4, 168) if pad * itemsize <= 128 else (128, 64, 8, 3, 128),
+    }[size]
+    if size == "large" and itemsize == 4:
+        block_b, warps, registers = 64, 4, 168
     budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096
-    if size == "large":  # leave room for a second program on the multiprocessor
-        budget = budget // 2 if pad * itemsize <= 256 else budget
 
     def needed() -> int:  # the queries, the pipeline of item tiles, the maxima on their way out
         return pad * itemsize * (block_b + stages * block_n) + 4 * block_b
@@ -93,7 +95,7 @@ def _default_blocks(
         block_n //= 2
     while needed() > budget and block_b > 16:
         block_b = max(block_b // 2, 16)
-    return block_b, block_n, warps, stages
+    return block_b, block_n, warps, stages, registers
 
 
 @lru_cache(maxsize=256)
@@ -110,24 +112,39 @@ def coarse_launch(
     """The launch for `batch` queries over `count` items of `d` entries and k results."""
     size, pad, itemsize = shape_class(batch, d, dtype)
     blocks = TABLE.get((capability, size, pad, itemsize))
-    block_b, block_n, warps, stages = blocks or _default_blocks(capability, size, pad, itemsize)
+    block_b, block_n, warps, stages, registers = blocks or _default_blocks(
+        capability, size, pad, itemsize
+    )
     if count < 8 * k or count <= 4 * block_n:  # too few groups to leave any out
         block_n = 16 if capability == INTERPRETED else 128
-        return CoarseLaunch(True, 1, block_n, 1, 4, 1, False, batch)
+        return CoarseLaunch(True, 1, block_n, 1, 4, 1, 1, batch)
     if size == "large" and (masked or pad != d):  # masks take registers
-        block_b = max(block_b // 2, 16)
+        block_b, registers = max(block_b // 2, 16), MAX_REGISTERS
     if masked:
         block_n = max(block_n // 2, 16)
-    # A group of T items costs 4 / T bytes an item to write, and k groups of T rows to rescore.
-    balance = int((4 * count / (k * d * itemsize)) ** 0.5)
-    tiles = min(max(power(balance), 2), 128)
+    # A group of T items costs 4 / T bytes an item to write, and k groups of T rows to rescore,
+    # whose bytes, scattered as they are, count twice.
+    tiles = min(max(_nearest_power((2 * count / (k * d * itemsize)) ** 0.5), 2), 128)
     while tiles > 2 and count < 4 * k * tiles:  # at least 4 k groups
         tiles //= 2
     spans = -(-count // (block_n * tiles))
     fit = MAXIMA_BYTES // (4 * spans * (block_n + 1)) // block_b
     part = min(max(fit, 1) * block_b, batch, 32768)
-    nested = spans >= 2 * k
-    return CoarseLaunch(False, block_b, block_n, tiles, warps, stages, nested, part)
+    bundle = _bundle(spans * block_n, k, block_n)
+    return CoarseLaunch(False, block_b, block_n, tiles, warps, stages, bundle, part, registers)
+
+
+def _nearest_power(value: float) -> int:
+    """The power of two nearest to it in proportion."""
+    return 1 << max(round(math.log2(value)), 0) if value > 0 else 1
+
+
+def _bundle(groups: int, k: int, block_n: int) -> int:
+    """Groups of a bundle: five passes over the bundles against one over the groups of k of them."""
+    bundle = min(_nearest_power((5 * groups / k) ** 0.5), block_n)
+    while bundle > 1 and groups < 2 * k * bundle:
+        bundle //= 2
+    return bundle if bundle > 2 else 1
 
 
 @lru_cache(maxsize=256)
@@ -135,11 +152,9 @@ def rerank_launch(
     capability: tuple[int, int], batch: int, candidates: int, d: int, dtype: torch.dtype
 ) -> RerankLaunch:
     """The launch for `batch` queries with `candidates` rows each of `d` entries."""
-    pad = max(power(d), 64)
-    rows = max(min(16384 // (pad * dtype.itemsize), 64), 4)
     if capability == INTERPRETED:
-        return RerankLaunch(16, batch >= 4, 4)
-    # One program per query fills the device only when there are queries enough.
-    fused = batch >= 256 or candidates <= rows
-    fused = fused and candidates <= MAX_K
-    return RerankLaunch(rows, fused, 8 if fused or pad > 1024 else 4)
+        return RerankLaunch(16, 4)
+    rows = max(min(65536 // (max(power(d), 64) * dtype.itemsize), 64), 4)
+    while rows > 8 and batch * candidates < FEW_PROGRAMS * rows:
+        rows //= 2
+    return RerankLaunch(rows, min(max(rows // 4, 2), 8))

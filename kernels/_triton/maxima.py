@@ -3,10 +3,11 @@
 A span is TILES tiles of BLOCK_N consecutive items. A group is one column of it: the items that
 stand at the same place in each of its tiles. So the running maximum is one elementwise
 instruction per score, nothing crosses a lane, and consecutive rows (often alike) fall in
-different groups. Also written, once: each span's maximum and its largest |entry| (`peaks`).
+different groups. Also written: the maximum of each bundle, BUNDLE neighbouring groups of a span, from
+which the selection starts, and each span's largest |entry| (`peaks`).
 """
 
-# ruff: noqa: N803 - kernel arguments carry the shape letters of the contract
+# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
@@ -35,17 +36,21 @@ def _allowed(
 
 @triton.jit
 def _store_maxima(
-    best, group_max, span_max, span, n_spans, b, live_b,
-    BLOCK_N: tl.constexpr, INTEGER: tl.constexpr,
+    best, group_max, bundle_max, span, n_spans, b, live_b,
+    BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr, BUNDLE: tl.constexpr, INTEGER: tl.constexpr,
 ):  # fmt: skip
-    """best [BLOCK_N, b] -> group_max [B, n_spans, BLOCK_N] and span_max [B, n_spans]."""
+    """best [BLOCK_N, b] -> group_max [B, n_spans, BLOCK_N], bundle_max [B, n_spans, BLOCK_N / BUNDLE]."""
     if INTEGER:
         best = tl.where(best == -(2**31), -float("inf"), best.to(tl.float32))
     j = tl.arange(0, BLOCK_N)
     block = b * n_spans + span
     at = block[None, :] * BLOCK_N + j[:, None]
     tl.store(group_max + at, best, mask=live_b[None, :])
-    tl.store(span_max + block, tl.max(best, 0), mask=live_b)
+    if BUNDLE > 1:
+        BUNDLES: tl.constexpr = BLOCK_N // BUNDLE
+        largest = tl.max(tl.reshape(best, [BUNDLES, BUNDLE, BLOCK_B]), 1)
+        at = block[None, :] * BUNDLES + tl.arange(0, BUNDLES)[:, None]
+        tl.store(bundle_max + at, largest, mask=live_b[None, :])
 
 
 @triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES", "most"])
@@ -53,12 +58,12 @@ def dot_max(
     # inputs
     queries, items, mask,
     # outputs
-    group_max, span_max, peaks,
+    group_max, bundle_max, peaks,
     # shapes, and what no |entry| exceeds, where the caller knows that
     B, N, d, n_spans, TILES, most,
     stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn,
     # constants
-    PAD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr,
+    PAD: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BUNDLE: tl.constexpr,
     MASK: tl.constexpr, FULL_D: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
     FACTOR: tl.constexpr, STAGES: tl.constexpr, PEAKS: tl.constexpr,
 ):  # fmt: skip
@@ -114,7 +119,9 @@ def dot_max(
             peak = tl.maximum(peak, tl.abs(x)).to(FACTOR)
         ok = _allowed(mask, b, live_b, n, live_n, stride_mb, stride_mn, MASK)
         best = tl.maximum(best, tl.where(ok, scores, lowest))
-    _store_maxima(best, group_max, span_max, span, n_spans, b, live_b, BLOCK_N, INTEGER)
+    _store_maxima(
+        best, group_max, bundle_max, span, n_spans, b, live_b, BLOCK_N, BLOCK_B, BUNDLE, INTEGER
+    )
 
     if not INTEGER:
         if PEAKS:  # every program of the span writes the same

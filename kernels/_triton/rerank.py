@@ -1,5 +1,4 @@
-"""Launches the rerank: one kernel per query, or, where those are too few to fill the device,
-one program per tile of candidates and then a sort.
+"""Launches the rerank: one program per tile of candidates scores them, one per query sorts.
 
 No host synchronisation, no allocation that depends on values. Memory beside inputs and outputs:
 8 bytes per candidate, rounded up to a power of two of them. Items in pinned host memory are read
@@ -12,11 +11,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from kernels._triton.candidates import rerank_fused, rerank_keys, rerank_sort
+from kernels._triton.candidates import rerank_keys, rerank_sort
 from kernels._triton.device import Layout, capability_of, on_device, take_workspace
 from kernels._triton.launch import (
     MAX_K,
-    MAX_REGISTERS,
     RerankLaunch,
     power,
     rerank_launch,
@@ -33,8 +31,8 @@ def _held(candidates: Tensor, k: int) -> int:
 
 
 def _width(candidates: Tensor, k: int) -> int:
-    """Keys that are sorted at a time."""
-    return max(power(min(candidates.shape[1], MAX_K)), power(k))
+    """Keys that are sorted at a time; at least two, or Triton 3.6 takes them for a number."""
+    return max(power(min(candidates.shape[1], MAX_K)), power(k), 2)
 
 
 def rerank_workspace(candidates: Tensor, k: int) -> int:
@@ -88,20 +86,13 @@ def rerank_topk(
         "WIDE": tl.int32 if items.dtype == torch.int8 else tl.float32,
     }  # fmt: skip
     with on_device(queries):
-        if launch.fused:
-            rerank_fused[(batch,)](
-                queries, items, candidates, keys, *out, count, listed, k, d, *strides,
-                WIDTH=width, num_warps=max(4 if width <= 1024 else 8, launch.warps),
-                maxnreg=MAX_REGISTERS, **score,
-            )  # fmt: skip
-        else:
-            tiles = -(-listed // launch.rows)
-            rerank_keys[(batch * tiles,)](
-                queries, items, candidates, keys, count, listed, d, *strides,
-                num_warps=launch.warps, **score,
-            )  # fmt: skip
-            rerank_sort[(batch,)](
-                keys, *out, listed, k, held,
-                WIDTH=width, num_warps=sort_warps(width), enable_fp_fusion=False,
-            )  # fmt: skip
+        tiles = -(-listed // launch.rows)
+        rerank_keys[(batch * tiles,)](
+            queries, items, candidates, keys, count, listed, d, *strides,
+            num_warps=launch.warps, **score,
+        )  # fmt: skip
+        rerank_sort[(batch,)](
+            keys, *out, listed, k, held,
+            WIDTH=width, num_warps=sort_warps(width), enable_fp_fusion=False,
+        )  # fmt: skip
     return out

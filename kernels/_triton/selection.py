@@ -1,10 +1,10 @@
 """Kernels of the second and third step: which groups can hold a hit, their scores, the best k.
 
-`group_max` and `span_max` are the fast product's; every decision leaves room for its error, so
+`group_max` and `bundle_max` are the fast product's; every decision leaves room for its error, so
 what is kept always contains the answer. Where a list would overflow, `finish` does without.
 """
 
-# ruff: noqa: N803 - kernel arguments carry the shape letters of the contract
+# ruff: noqa: N803, N806 - kernel arguments carry the shape letters of the contract
 from __future__ import annotations
 
 import triton
@@ -27,7 +27,7 @@ __all__ = ["finish", "rescore", "select_groups"]
 
 @triton.jit
 def _lower(value, peak, reach, GAMMA: tl.constexpr):
-    """Below the best score of a group or span whose fast maximum is `value`."""
+    """Below the best score of a group or bundle whose fast maximum is `value`."""
     if GAMMA == 0:  # int8: the fast product is exact
         bound = value
     else:
@@ -38,7 +38,7 @@ def _lower(value, peak, reach, GAMMA: tl.constexpr):
 
 @triton.jit
 def _upper(value, peak, reach, GAMMA: tl.constexpr):
-    """Above the best score of a group or span whose fast maximum is `value`."""
+    """Above the best score of a group or bundle whose fast maximum is `value`."""
     if GAMMA == 0:
         bound = value
     else:
@@ -50,21 +50,20 @@ def _upper(value, peak, reach, GAMMA: tl.constexpr):
 @triton.jit
 def _load_maxima(
     values, peaks, listed, i, count,
-    WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr,
+    WIDTH: tl.constexpr, SPAN: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
-    """Entry i of `count` blocks of WIDTH values: its place, its value, its span's peak.
+    """Entry i of `count`: its place, its value, its span's peak. A span has SPAN entries.
 
-    Block i // WIDTH is span `listed[...]` where LISTED, else the span of that number.
+    WIDTH > 1: of blocks of so many values, block i // WIDTH being the one that `listed` names.
     """
-    live = i < count * WIDTH
-    span = i // WIDTH
-    if LISTED:
-        span = tl.load(listed + span, mask=live, other=0)
-    span = span.to(tl.int64)
-    place = span * WIDTH + i % WIDTH
+    live = i < count
+    place = i.to(tl.int64)
+    if WIDTH > 1:
+        block = tl.load(listed + i // WIDTH, mask=live, other=0).to(tl.int64)
+        place = block * WIDTH + i % WIDTH
     value = tl.load(values + place, mask=live, other=-float("inf"))
     if GAMMA > 0:
-        peak = tl.load(peaks + span, mask=live, other=0.0)
+        peak = tl.load(peaks + place // SPAN, mask=live, other=0.0)
     else:
         peak = tl.zeros_like(value)
     return place, value, peak
@@ -73,7 +72,7 @@ def _load_maxima(
 @triton.jit
 def _kth_lower(
     values, peaks, listed, count, k, reach,
-    WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr, SPAN: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The k-th largest lower bound (-inf where there are fewer): 8 bits of it a pass."""
     digits = tl.arange(0, 256)
@@ -82,13 +81,11 @@ def _kth_lower(
     for step in range(4):
         shift = 24 - 8 * step
         histogram = tl.zeros([256], tl.int32)
-        for start in range(0, count * WIDTH, BLOCK):
+        for start in range(0, count, BLOCK):
             i = start + tl.arange(0, BLOCK)
-            _place, value, peak = _load_maxima(
-                values, peaks, listed, i, count, WIDTH, LISTED, GAMMA
-            )
+            _place, value, peak = _load_maxima(values, peaks, listed, i, count, WIDTH, SPAN, GAMMA)
             key = ordered_bits(_lower(value, peak, reach, GAMMA)).to(tl.int64) + 2**31
-            same = (i < count * WIDTH) & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
+            same = (i < count) & ((key >> (shift + 8)) == (prefix >> (shift + 8)))
             digit = ((key >> shift) & 255).to(tl.int32)
             histogram += tl.histogram(digit, 256, mask=same)
         above = tl.cumsum(histogram, 0, reverse=True)  # how many have this digit or a larger one
@@ -96,21 +93,21 @@ def _kth_lower(
         need -= tl.sum(tl.where(digits == chosen, above - histogram, 0), 0)
         prefix += chosen.to(tl.int64) << shift
     found = unordered_bits((prefix - 2**31).to(tl.int32))
-    return tl.where(count * WIDTH >= k, found, -float("inf"))
+    return tl.where(count >= k, found, -float("inf"))
 
 
 @triton.jit
 def _collect(
     values, peaks, listed, count, low, reach, kept, CAP,
-    WIDTH: tl.constexpr, LISTED: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr, SPAN: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Writes the places whose upper bound reaches `low`, in order; returns how many there are."""
     total = tl.full([], 0, tl.int32)
-    for start in range(0, count * WIDTH, BLOCK):
+    for start in range(0, count, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        place, value, peak = _load_maxima(values, peaks, listed, i, count, WIDTH, LISTED, GAMMA)
+        place, value, peak = _load_maxima(values, peaks, listed, i, count, WIDTH, SPAN, GAMMA)
         upper = _upper(value, peak, reach, GAMMA)
-        keep = (i < count * WIDTH) & (upper > -float("inf")) & (upper >= low)
+        keep = (i < count) & (upper > -float("inf")) & (upper >= low)
         at = total + tl.cumsum(keep.to(tl.int32), 0) - 1
         tl.store(kept + at, place.to(tl.int32), mask=keep & (at < CAP))
         total += tl.sum(keep.to(tl.int32), 0)
@@ -120,17 +117,18 @@ def _collect(
 @triton.jit(do_not_specialize=["k", "n_spans", "CAP"])
 def select_groups(
     # inputs
-    queries, group_max, span_max, peaks,
+    queries, group_max, bundle_max, peaks,
     # outputs
-    reaches, lows, spans, groups, group_count, hit_count,
+    reaches, lows, bundles, groups, group_count, hit_count,
     # shapes
     k, d, n_spans, stride_qb, stride_qd, CAP,
     # constants
-    PAD: tl.constexpr, BLOCK_N: tl.constexpr, NESTED: tl.constexpr, FP8: tl.constexpr,
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, BUNDLE: tl.constexpr, FP8: tl.constexpr,
     NORM: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program per query: a score that k groups reach for certain (`lows`), and the list of
-    the groups that may reach it. NESTED: first the same over spans, then within those only.
+    the groups that may reach it. BUNDLE > 1: k bundles give a first such score, which is as a
+    rule good enough; only groups of bundles that may reach it are looked at.
     NORM: the peaks bound whole items, not entries; so the query's norm is its reach."""
     b = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, PAD).to(tl.int64)
@@ -141,31 +139,35 @@ def select_groups(
         norm = tl.sqrt(tl.sum(q * q, 0))
         reach = tl.where(norm > 1e-15, norm, reach)  # smaller squares may underflow
     reach *= 1.01
-    span_max += b * n_spans
+    BUNDLES: tl.constexpr = BLOCK_N // BUNDLE
+    bundle_max += b * n_spans * BUNDLES
     group_max += b * n_spans * BLOCK_N
-    spans += b * CAP
+    bundles += b * CAP
     groups += b * CAP
     low = tl.full([], -float("inf"), tl.float32)
-    count = n_spans
-    lost = tl.full([], 0, tl.int1)
+    count = n_spans * BLOCK_N
     total = CAP + 1
-    if NESTED:
-        low = _kth_lower(span_max, peaks, spans, n_spans, k, reach, 1, False, GAMMA, BLOCK)
+    lost = tl.full([], 0, tl.int1)
+    if BUNDLE > 1:
+        every = n_spans * BUNDLES
+        low = _kth_lower(bundle_max, peaks, bundles, every, k, reach, 1, BUNDLES, GAMMA, BLOCK)
         count = _collect(
-            span_max, peaks, spans, n_spans, low, reach, spans, CAP, 1, False, GAMMA, BLOCK
+            bundle_max, peaks, bundles, every, low, reach, bundles, CAP, 1, BUNDLES, GAMMA, BLOCK
         )
         lost = count > CAP
-        count = tl.minimum(count, CAP)
+        count = tl.minimum(count, CAP) * BUNDLE
         tl.debug_barrier()  # the list is read by other threads than wrote it
         total = _collect(
-            group_max, peaks, spans, count, low, reach, groups, CAP, BLOCK_N, True, GAMMA, BLOCK
+            group_max, peaks, bundles, count, low, reach, groups, CAP, BUNDLE, BLOCK_N, GAMMA, BLOCK
         )
-    if total > CAP:  # the best are no neighbours as a rule, and the k best spans bound them well
-        found = _kth_lower(group_max, peaks, spans, count, k, reach, BLOCK_N, NESTED, GAMMA, BLOCK)
+    if total > CAP:
+        found = _kth_lower(
+            group_max, peaks, bundles, count, k, reach, BUNDLE, BLOCK_N, GAMMA, BLOCK
+        )
         low = tl.maximum(low, found)
         tl.debug_barrier()  # the list may have been written before, by other threads
         total = _collect(
-            group_max, peaks, spans, count, low, reach, groups, CAP, BLOCK_N, NESTED, GAMMA, BLOCK
+            group_max, peaks, bundles, count, low, reach, groups, CAP, BUNDLE, BLOCK_N, GAMMA, BLOCK
         )
     tl.store(reaches + b, reach)
     tl.store(lows + b, low)
@@ -196,27 +198,30 @@ def rescore(
     PAD: tl.constexpr, BLOCK_N: tl.constexpr, ROWS: tl.constexpr,
     MASK: tl.constexpr, FP8: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Programs (slot block, query): the listed groups' scores; the keys that reach `low` are
-    appended to hits [B, HIT_CAP] (in any order: keys are unique, and sorted later)."""
+    """Programs (part, query): the scores of the part's share of the listed groups; the keys that
+    reach `low` are appended to hits [B, HIT_CAP] (in any order: keys are unique, and sorted later)."""
     b = tl.program_id(1).to(tl.int64)
-    i = tl.arange(0, ROWS)
-    slot_block = tl.program_id(0).to(tl.int64) * (ROWS // TILES)
-    slot = slot_block + i // TILES
     count = tl.load(group_count + b)
-    if (slot_block >= count) | (count > CAP):
+    if count > CAP:
         return
-    group = tl.load(groups + b * CAP + slot, mask=slot < count, other=0).to(tl.int64)
-    rows = ((group // BLOCK_N) * TILES + i % TILES) * BLOCK_N + group % BLOCK_N
-    live = _mask_at(mask, b, rows, (slot < count) & (rows < N), stride_mb, stride_mn, MASK)
-    score = row_scores(
-        queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
-        ROWS, PAD, FP8, WIDE,
-    )  # fmt: skip
-    key = hit_keys(score, rows, live & (score >= tl.load(lows + b)))
-    keep = (key != NO_KEY).to(tl.int32)
-    start = tl.atomic_add(hit_count + b, tl.sum(keep, 0))
-    at = start + tl.cumsum(keep, 0) - 1
-    tl.store(hits + b * HIT_CAP + at, key, mask=(keep > 0) & (at < HIT_CAP))
+    low = tl.load(lows + b)
+    i = tl.arange(0, ROWS)
+    share = ROWS // TILES  # groups at a time
+    for first in range(tl.program_id(0) * share, count, tl.num_programs(0) * share):
+        slot = first + i // TILES
+        live = slot < count
+        group = tl.load(groups + b * CAP + slot, mask=live, other=0).to(tl.int64)
+        rows = ((group // BLOCK_N) * TILES + i % TILES) * BLOCK_N + group % BLOCK_N
+        live = _mask_at(mask, b, rows, live & (rows < N), stride_mb, stride_mn, MASK)
+        score = row_scores(
+            queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
+            ROWS, PAD, FP8, WIDE,
+        )  # fmt: skip
+        key = hit_keys(score, rows, live & (score >= low))
+        keep = (key != NO_KEY).to(tl.int32)
+        start = tl.atomic_add(hit_count + b, tl.sum(keep, 0))
+        at = start + tl.cumsum(keep, 0) - 1
+        tl.store(hits + b * HIT_CAP + at, key, mask=(keep > 0) & (at < HIT_CAP))
 
 
 @triton.jit
@@ -230,7 +235,7 @@ def _with_more(best, keys, count, WIDTH: tl.constexpr):
 @triton.jit(do_not_specialize=["N", "k", "n_spans", "CAP", "HIT_CAP", "TILES"])
 def finish(
     # inputs
-    queries, items, mask, group_max, span_max, peaks, reaches, lows, group_count,
+    queries, items, mask, group_max, peaks, reaches, lows, group_count,
     # outputs
     hits, hit_count, scores, rows_out,
     # shapes
@@ -270,22 +275,21 @@ def finish(
     for span in range(0, n_spans + 1):  # the last, empty one merges what still waits
         first = wide(span) * TILES * BLOCK_N
         inside = wide(span) < n_spans
-        at = b * n_spans + span
         tiles = tl.where(inside, TILES, 1)
         peak = reach  # with GAMMA = 0 the error is 0 whatever the peak
+        reachable = tl.full([BLOCK_N], 1, tl.int1)
         if not DIRECT:
             if GAMMA > 0:
                 peak = tl.load(peaks + span, mask=inside, other=0.0)
-            value = tl.load(span_max + at, mask=inside, other=-float("inf"))
-            most = _upper(value, peak, reach, GAMMA)
-            reachable = hit_keys(most, first, most > -float("inf")) > limit
-            tiles = tl.where(reachable | (wide(span) >= n_spans), tiles, 0)
+            at = (b * n_spans + span) * BLOCK_N + place
+            maxima = tl.load(group_max + at, mask=first + place < N, other=-float("inf"))
+            most = _upper(maxima, peak, reach, GAMMA)
+            reachable = hit_keys(most, first + place, most > -float("inf")) > limit
+            some = tl.sum(reachable.to(tl.int32), 0) > 0
+            tiles = tl.where(some | (wide(span) >= n_spans), tiles, 0)
         for tile in range(0, tiles):
             rows = first + wide(tile) * BLOCK_N + place
-            live = rows < N  # none in the last, empty span
-            if not DIRECT:
-                maxima = tl.load(group_max + at * BLOCK_N + place, mask=live, other=-float("inf"))
-                live = live & (hit_keys(_upper(maxima, peak, reach, GAMMA), rows, live) > limit)
+            live = reachable & (rows < N)  # none in the last, empty span
             live = _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK)
             score = row_scores(
                 queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,

@@ -50,19 +50,18 @@ def far_searches(coarse: ModuleType, rerank: ModuleType) -> bool:
     far_mask, far_candidates = spread(mask, FAR_QUERIES), spread(candidates, FAR_QUERIES)
     pairs = []
     for launch, shown, far_shown in (
-        (CoarseLaunch(False, 16, 16, 2, 4, 1, True, 64), mask, far_mask),
-        (CoarseLaunch(False, 16, 16, 2, 4, 1, False, 64), None, None),
-        (CoarseLaunch(True, 1, 16, 1, 4, 1, False, 64), mask, far_mask),
+        (CoarseLaunch(False, 16, 16, 2, 4, 1, 4, 64), mask, far_mask),
+        (CoarseLaunch(False, 16, 16, 2, 4, 1, 1, 64), None, None),
+        (CoarseLaunch(True, 1, 16, 1, 4, 1, 1, 64), mask, far_mask),
     ):
         near = coarse.coarse_topk(queries, items, 3, shown, launch=launch)
         pairs.append(
             (near, coarse.coarse_topk(far_queries, far_items, 3, far_shown, launch=launch))
         )
-    for fused in (True, False):
-        split = RerankLaunch(16, fused, 4)
-        near = rerank.rerank_topk(queries, items, candidates, 3, launch=split)
-        far = rerank.rerank_topk(far_queries, far_items, far_candidates, 3, launch=split)
-        pairs.append((near, far))
+    split = RerankLaunch(16, 4)
+    near = rerank.rerank_topk(queries, items, candidates, 3, launch=split)
+    far = rerank.rerank_topk(far_queries, far_items, far_candidates, 3, launch=split)
+    pairs.append((near, far))
     return all(
         torch.equal(near.rows, far.rows) and torch.equal(near.scores, far.scores)
         for near, far in pairs

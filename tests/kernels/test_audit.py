@@ -53,7 +53,7 @@ def test_every_kernel_is_launched_by_a_case_on_every_architecture() -> None:
 import torch
 from kernels._triton import audit
 everything = set(audit.discover())
-assert len(everything) >= 8, everything
+assert len(everything) >= 6, everything
 for capability in audit.ARCHES.values():
     launched = {launch.name for launch in audit.launches(capability, True, (torch.float16,))}
     assert launched == everything, everything - launched

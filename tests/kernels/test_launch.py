@@ -33,7 +33,9 @@ def test_a_coarse_launch_fits_the_device(capability: tuple[int, int]) -> None:
         assert min(chosen.block_b, chosen.block_n) >= 16  # the least tensor instructions take
         assert chosen.tiles == 2 or count >= 4 * k * chosen.tiles  # groups to leave out
         spans = -(-count // (chosen.block_n * chosen.tiles))
-        assert chosen.nested == (spans >= 2 * k)
+        groups = spans * chosen.block_n
+        assert chosen.bundle == 1 or groups >= 2 * k * chosen.bundle
+        assert chosen.block_n % chosen.bundle == 0
         maxima = 4 * spans * (chosen.block_n + 1) * chosen.part
         assert maxima <= module.MAXIMA_BYTES or chosen.part <= chosen.block_b
         if capability != INTERPRETED:
@@ -47,19 +49,27 @@ def test_larger_batches_take_more_queries_a_program() -> None:
         coarse_launch((9, 0), batch, 1_000_000, 64, 10, torch.float16).block_b
         for batch in (1, 16, 17, 128, 129)
     ]
-    assert blocks == [16, 16, 64, 64, 256]
+    assert blocks == [16, 16, 64, 64, 128]
 
 
 def test_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.TABLE, ((9, 0), "large", 64, 2), (128, 32, 4, 3))
+    monkeypatch.setitem(module.TABLE, ((9, 0), "large", 64, 2), (128, 32, 4, 3, 100))
     chosen = coarse_launch((9, 0), 256, 1_000_000, 64, 10, torch.float16)
-    assert (chosen.block_b, chosen.block_n, chosen.warps, chosen.stages) == (128, 32, 4, 3)
+    found = chosen.block_b, chosen.block_n, chosen.warps, chosen.stages, chosen.registers
+    assert found == (128, 32, 4, 3, 100)
     other = coarse_launch((8, 0), 256, 1_000_000, 64, 10, torch.float16)
     assert (other.block_b, other.block_n) != (128, 32)
 
 
-def test_rerank_uses_one_kernel_where_queries_fill_the_device() -> None:
-    assert rerank_launch((9, 0), 256, 128, 768, torch.float16).fused
-    assert not rerank_launch((9, 0), 1, 128, 768, torch.float16).fused
-    assert not rerank_launch((9, 0), 256, 5000, 768, torch.float16).fused  # past one sort
-    assert rerank_launch((9, 0), 1, 4, 768, torch.float16).fused
+def test_bundles_are_fewer_where_k_is_large() -> None:
+    bundles = [
+        coarse_launch((9, 0), 1, count, 64, k, torch.float16).bundle
+        for count, k in ((10_000_000, 128), (10_000_000, 1024), (100_000, 128), (9_000, 1024))
+    ]
+    assert bundles == [128, 64, 32, 1]
+
+
+def test_few_candidates_are_spread_over_more_programs() -> None:
+    rows = [rerank_launch((9, 0), batch, 128, 768, torch.float16).rows for batch in (1, 32, 256)]
+    assert rows == [8, 32, 32]
+    assert rerank_launch((9, 0), 256, 128, 768, torch.float32).rows == 16

@@ -32,16 +32,21 @@ MISTAKES = {
     ),
     "ties go to the higher row": ("scoring.py", "(0xFFFFFFFF - row.to(tl.int64))", "row.to(tl.int64)"),
     "the last tile is skipped": ("maxima.py", "tl.range(done, TILES,", "tl.range(done, TILES - 1,"),
-    "the last span is skipped": (
+    "the last bundle is skipped": (
         "selection.py",
-        "keep = (i < count * WIDTH)",
-        "keep = (i < (count - 1) * WIDTH)",
+        "every = n_spans * BUNDLES",
+        "every = n_spans * BUNDLES - BUNDLES",
+    ),
+    "the last group of a bundle is skipped": (
+        "selection.py",
+        "keep = (i < count)",
+        "keep = (i < count) & ((WIDTH == 1) | (i % WIDTH != WIDTH - 1))",
     ),
     "groups that tie with the k-th are left out": ("selection.py", "upper >= low", "upper > low"),
     "rows that tie with the k-th are left out": (
         "selection.py",
-        "score >= tl.load(lows + b)",
-        "score > tl.load(lows + b)",
+        "live & (score >= low)",
+        "live & (score > low)",
     ),
     "the overflowed lists are not scanned": (
         "selection.py",
@@ -51,7 +56,7 @@ MISTAKES = {
     "a sum in another order": ("scoring.py", "((c0 + c4) + (c2 + c6))", "((c0 + c2) + (c4 + c6))"),
     "the tail of d is read": ("scoring.py", "& (j < d)[None, :]", "& (j < d + 1)[None, :]"),
     "the threshold is that of fewer groups": ("selection.py", "need = k +", "need = k // 2 +"),
-    "bounds of the wrong span": ("selection.py", "place = span * WIDTH", "place = (span ^ 1) * WIDTH"),
+    "groups of the wrong bundle": ("selection.py", "place = block * WIDTH", "place = (block ^ 1) * WIDTH"),
 }  # fmt: skip
 
 
@@ -60,13 +65,13 @@ def searches(module: object) -> list[tuple[TopK, TopK]]:
     from kernels._triton.launch import CoarseLaunch
 
     generator = torch.Generator().manual_seed(0)
-    launch = CoarseLaunch(False, 16, 16, 4, 4, 1, True, 64)
+    launches = [CoarseLaunch(False, 16, 16, 2, 4, 1, bundle, 64) for bundle in (1, 4)]
     pairs = []
     wide = torch.randint(-3, 4, (331, 21), generator=generator).float()
     wide[:, 20] = torch.nan  # what lies beyond d must not count
     wide[300:] *= 2  # the last span holds hits
     floats = torch.randn(331, 200, generator=generator)
-    floats[200:, :] = floats[:1, :]  # more equal items than a list holds
+    floats[40:, :] = floats[:1, :]  # more equal items than a list holds
     small = torch.randint(-1, 2, (331, 20), generator=generator, dtype=torch.int8)
     mask = torch.rand(331, generator=generator) < 0.3
     queries = wide[[3, 320], :20]
@@ -76,8 +81,10 @@ def searches(module: object) -> list[tuple[TopK, TopK]]:
         (floats, None, floats[:2], 2),
         (small, None, small[:1], 9),  # int8 leaves no room for rounding: ties decide
     ):
-        found = module.coarse_topk(asked, items, k, shown, launch=launch)
-        pairs.append((found, coarse_topk_reference(asked, items, k, mask=shown)))
+        expected = coarse_topk_reference(asked, items, k, mask=shown)
+        for launch in launches:
+            found = module.coarse_topk(asked, items, k, shown, launch=launch)
+            pairs.append((found, expected))
     return pairs
 
 
@@ -123,7 +130,7 @@ def test_selection_survives_tf32_and_would_not_without_its_bound(tmp_path: Path)
     generator = torch.Generator().manual_seed(4)
     centre = torch.randn(1, 32, generator=generator)
     items = centre + 2e-4 * torch.randn(700, 32, generator=generator)  # scores that nearly tie
-    launch = CoarseLaunch(False, 16, 16, 2, 4, 1, False, 64)
+    launch = CoarseLaunch(False, 16, 16, 2, 4, 1, 1, 64)
     expected = coarse_topk_reference(centre, items, 20)
     rounded = Mutant(tmp_path, "mutant_tf32", [TF32]).coarse
     found = rounded.coarse_topk(centre, items, 20, None, launch=launch)

@@ -28,9 +28,9 @@ if REASON == "ok":
     from kernels._triton.launch import CoarseLaunch, RerankLaunch
 
     GROUPS = CoarseLaunch(
-        direct=False, block_b=16, block_n=16, tiles=4, warps=4, stages=1, nested=False, part=64
+        direct=False, block_b=16, block_n=16, tiles=4, warps=4, stages=1, bundle=1, part=64
     )
-    NESTED = replace(GROUPS, nested=True)
+    BUNDLES = replace(GROUPS, bundle=4)
     DIRECT = replace(GROUPS, direct=True, tiles=1)
 
 
@@ -55,15 +55,15 @@ def assert_equal(found: TopK, expected: TopK) -> None:
 def test_every_launch_gives_the_references_bits(dtype: str, ints: bool) -> None:
     queries, items = vectors(3, 20, dtype, 1, ints=ints), vectors(705, 20, dtype, 2, ints=ints)
     expected = coarse_topk_reference(queries, items, 7)
-    launches = [GROUPS, replace(NESTED, block_n=32, tiles=2), DIRECT]
+    launches = [GROUPS, replace(BUNDLES, block_n=32, tiles=2), replace(GROUPS, bundle=16), DIRECT]
     for launch in launches:
         assert_equal(coarse.coarse_topk(queries, items, 7, None, launch=launch), expected)
 
 
 @pytest.mark.parametrize("axes", [1, 2])
-@pytest.mark.parametrize("kind", ["groups", "nested", "direct"])
+@pytest.mark.parametrize("kind", ["groups", "bundles", "direct"])
 def test_masks_in_every_launch(kind: str, axes: int) -> None:
-    launch = {"groups": GROUPS, "nested": NESTED, "direct": DIRECT}[kind]
+    launch = {"groups": GROUPS, "bundles": BUNDLES, "direct": DIRECT}[kind]
     queries, items = vectors(3, 40, "float16", 3), vectors(500, 40, "float16", 4)
     shape = (500,) if axes == 1 else (3, 500)
     mask = (torch.rand(shape, generator=torch.Generator().manual_seed(5)) < 0.1).to(DEVICE)
@@ -96,8 +96,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, launch: Callable[[], object]) -> di
     return kept
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_lists_that_overflow_are_scanned(monkeypatch: pytest.MonkeyPatch, nested: bool) -> None:
+@pytest.mark.parametrize("bundle", [1, 8])
+def test_lists_that_overflow_are_scanned(monkeypatch: pytest.MonkeyPatch, bundle: int) -> None:
     """More ties than the lists hold: the items are walked; its query alone, not its neighbours."""
     items = vectors(1000, 16, "float16", 9)
     items[::2] = items[0]  # 500 equal items, on top for query 0 only
@@ -105,7 +105,7 @@ def test_lists_that_overflow_are_scanned(monkeypatch: pytest.MonkeyPatch, nested
     expected = coarse_topk_reference(queries, items, 3)
 
     def search() -> None:
-        launch = replace(GROUPS, nested=nested, tiles=2)
+        launch = replace(GROUPS, bundle=bundle, tiles=2)
         assert_equal(coarse.coarse_topk(queries, items, 3, None, launch=launch), expected)
 
     buffers = counted(monkeypatch, search)
@@ -133,10 +133,10 @@ def test_hits_that_overflow_are_scanned(monkeypatch: pytest.MonkeyPatch) -> None
 def test_nothing_in_the_workspace_is_read_before_it_is_written() -> None:
     queries, items = vectors(2, 16, "float16", 11), vectors(600, 16, "float16", 12)
     expected = coarse_topk_reference(queries, items, 4)
-    needed = coarse._layout(NESTED, coarse._sizes(NESTED, 600, 4, items.dtype)).nbytes
+    needed = coarse._layout(BUNDLES, coarse._sizes(BUNDLES, 600, 4, items.dtype)).nbytes
     for poison in (0, 255):
         space = torch.full((needed,), poison, dtype=torch.uint8, device=DEVICE)
-        found = coarse.coarse_topk(queries, items, 4, None, workspace=space, launch=NESTED)
+        found = coarse.coarse_topk(queries, items, 4, None, workspace=space, launch=BUNDLES)
         assert_equal(found, expected)
 
 
@@ -179,15 +179,15 @@ def test_public_ops_take_the_workspace_they_ask_for() -> None:
     assert_equal(again, found)
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("rows", [4, 16, 64])
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_rerank_in_one_kernel_and_in_two(dtype: str, fused: bool) -> None:
+def test_rerank_in_tiles_of_any_size(dtype: str, rows: int) -> None:
     queries, items = vectors(2, 100, dtype, 13, ints=True), vectors(90, 100, dtype, 14, ints=True)
     candidates = torch.randint(-1, 90, (2, 41), generator=torch.Generator().manual_seed(15))
     candidates = candidates.to(DEVICE)
     for k in (6, 70):  # fewer than C, more than C
         expected = rerank_topk_reference(queries, items, candidates, k)
-        launch = RerankLaunch(16, fused, 4)
+        launch = RerankLaunch(rows, 4)
         assert_equal(rerank.rerank_topk(queries, items, candidates, k, launch=launch), expected)
 
 
@@ -198,7 +198,7 @@ def test_candidates_past_one_sort_are_merged(monkeypatch: pytest.MonkeyPatch) ->
     candidates = torch.randint(-1, 60, (2, 150), generator=torch.Generator().manual_seed(18))
     candidates = candidates.to(DEVICE)
     expected = rerank_topk_reference(queries, items, candidates, 20)
-    launch = RerankLaunch(16, False, 4)
+    launch = RerankLaunch(16, 4)
     assert_equal(rerank.rerank_topk(queries, items, candidates, 20, launch=launch), expected)
 
 

@@ -34,8 +34,8 @@ bench: setup                   ## what is timed is tested, then timed: kernels, 
 
 gpu:                           ## on a CUDA machine, with its own python3: GPU tests, then kernels, search and encoders beside their peers
 	mkdir -p $(OUT)
-	$(PYTHON) -m pytest -m gpu $$(grep -rl mark.gpu tests)  # these alone: the others need what such a machine may lack
-	$(PYTHON) -m benchmarks.gpu --out $(OUT)
+	$(PYTHON) -m pytest -m gpu -n auto -p no:benchmark $$(grep -rl mark.gpu tests)  # these alone: such a machine may lack what others need
+	$(PYTHON) -m benchmarks.gpu --out $(OUT) $(GPU)
 
 index-long: setup              ## the index's long proofs: 10,000 steps, 2,000 kills, 60 s of readers beside a writer
 	$(PY) -m tests.engine.index.machine --steps 10000

@@ -32,6 +32,7 @@ __all__ = [
     "NotSupported",
     "chunked",
     "outcome",
+    "replayed",
 ]
 
 Search = Callable[[], Any]
@@ -91,9 +92,26 @@ def chunked(
     return found, rows.gather(1, order)
 
 
+def replayed(search: Search) -> Search:
+    """A torch peer as a CUDA graph, its best setting for few queries: the host launches once. On a CPU: itself."""
+    found = search()
+    if not torch.cuda.is_available():
+        return search
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = search()
+
+    def again() -> Any:
+        graph.replay()
+        return found
+
+    return again
+
+
 def matmul_topk(queries: Tensor, items: Tensor, k: int) -> Search:
-    """torch.matmul and torch.topk, a chunk of items at a time."""
-    return lambda: chunked(queries, items, k)
+    """torch.matmul and torch.topk, a chunk of items at a time, as a CUDA graph."""
+    return replayed(lambda: chunked(queries, items, k))
 
 
 def compiled_topk(queries: Tensor, items: Tensor, k: int) -> Search:
@@ -144,12 +162,17 @@ def gather_topk(queries: Tensor, items: Tensor, candidates: Tensor, k: int) -> S
     return search
 
 
+def gather_replayed(queries: Tensor, items: Tensor, candidates: Tensor, k: int) -> Search:
+    """The same as a CUDA graph."""
+    return replayed(gather_topk(queries, items, candidates, k))
+
+
 # ------------------------------------------------------------------ the whole search
 
 
 def matmul_exact(queries: Embeddings, items: Embeddings, k: int, _: int | None) -> Search:
-    """torch.matmul of the fine vectors and torch.topk: scores are rounded to float16."""
-    return lambda: chunked(queries.fine, items.fine, k)[1]
+    """torch.matmul of the fine vectors and torch.topk, as a CUDA graph: scores are rounded to float16."""
+    return replayed(lambda: chunked(queries.fine, items.fine, k)[1])
 
 
 def faiss_exact(queries: Embeddings, items: Embeddings, k: int, _: int | None) -> Search:
@@ -181,6 +204,16 @@ def then_gather(
     return prepare
 
 
+def matmul_then_gather(queries: Embeddings, items: Embeddings, k: int, candidates: int) -> Search:
+    """torch.matmul and torch.topk of the coarse vectors, then the gather peer, all of it one CUDA graph."""
+    coarse, among = queries.coarse, items.coarse
+    assert coarse is not None
+    assert among is not None
+    return replayed(
+        lambda: gather_topk(queries.fine, items.fine, chunked(coarse, among, candidates)[1], k)()[1]
+    )
+
+
 def cuvs_refine(queries: Embeddings, items: Embeddings, k: int, candidates: int) -> Search:
     """cuVS brute force over the coarse vectors, and its refine over the fine ones."""
     assert queries.coarse is not None
@@ -203,14 +236,14 @@ COARSE_PEERS = {
     "jax approx_max_k": jax_approx_max_k,
     "cuvs brute_force": cuvs_brute_force,
 }
-RERANK_PEERS = {"gather + bmm + topk": gather_topk}
+RERANK_PEERS = {"gather + bmm + topk": gather_replayed}
 EXACT_PEERS: dict[str, Callable[..., Search]] = {
     "matmul + topk": matmul_exact,
     "FAISS GpuIndexFlatIP": faiss_exact,
 }
 COPYING_PEERS = ("FAISS GpuIndexFlatIP",)  # hold the vectors once more, and need ours no longer
 TWO_STAGE_PEERS: dict[str, Callable[..., Search]] = {
-    "matmul + topk, gather": then_gather(matmul_topk, lambda found: found[1]),
+    "matmul + topk, gather": matmul_then_gather,
     "flashlib flash_knn, gather": then_gather(flashlib_knn, lambda found: found[0].long()),
     "jax approx_max_k, gather": then_gather(
         jax_approx_max_k, lambda found: torch.utils.dlpack.from_dlpack(found[1]).long()

@@ -22,7 +22,13 @@ import torch
 from benchmarks.gpu import units
 from benchmarks.timing import milliseconds
 from kernels._triton import launch_table
-from kernels._triton.launch import SHARED_BYTES, CoarseLaunch, coarse_launch, shape_class
+from kernels._triton.launch import (
+    MAX_REGISTERS,
+    SHARED_BYTES,
+    CoarseLaunch,
+    coarse_launch,
+    shape_class,
+)
 
 __all__ = ["choices", "main", "written"]
 
@@ -30,11 +36,11 @@ BATCHES = (16, 64, 256)  # one of each class
 WIDTHS = (32, 64, 128, 256)
 DTYPES = (torch.float16, torch.int8, torch.float32)
 Key = tuple[tuple[int, int], str, int, int]
-Blocks = tuple[int, int, int, int]
+Blocks = tuple[int, int, int, int, int]
 
 
 def choices(capability: tuple[int, int], batch: int, pad: int, itemsize: int) -> Iterator[Blocks]:
-    """(block_b, block_n, warps, stages) worth a try: they fit shared memory and registers."""
+    """(block_b, block_n, warps, stages, registers) worth a try: they fit shared memory and registers."""
     shared = SHARED_BYTES.get(capability, 99) * 1024
     for block_b, block_n, warps, stages in itertools.product(
         (16, 32, 64, 128, 256), (32, 64, 128, 256), (4, 8), (2, 3, 4, 5)
@@ -43,14 +49,17 @@ def choices(capability: tuple[int, int], batch: int, pad: int, itemsize: int) ->
         fits = pad * itemsize * (block_b + stages * block_n) <= shared - 4096
         sensible = block_b <= max(16, 2 * batch) and 8 <= held <= 160
         if fits and sensible and block_b * block_n >= 1024:
-            yield block_b, block_n, warps, stages
+            # As many programs on a multiprocessor share its registers.
+            for registers in {65536 // (32 * warps * programs) // 8 * 8 for programs in (2, 3, 4)}:
+                if registers >= held:
+                    yield block_b, block_n, warps, stages, min(registers, MAX_REGISTERS)
 
 
 def written(table: dict[Key, Blocks]) -> str:
     """The source of `launch_table.py` that holds the table."""
     head = Path(launch_table.__file__).read_text().rsplit("TABLE: ", 1)[0]
     body = pprint.pformat(dict(sorted(table.items(), key=repr)), width=96, sort_dicts=False)
-    return f"{head}TABLE: dict[tuple[tuple[int, int], str, int, int], tuple[int, int, int, int]] = {body}\n"
+    return f"{head}TABLE: dict[tuple[tuple[int, int], str, int, int], tuple[int, int, int, int, int]] = {body}\n"
 
 
 def best_blocks(
@@ -59,10 +68,10 @@ def best_blocks(
     """The quickest of `tried`, or None where none ran."""
     times: dict[Blocks, float] = {}
     for blocks in tried:
-        block_b, block_n, warps, stages = blocks
+        block_b, block_n, warps, stages, registers = blocks
         span = base.block_n * base.tiles  # keep the span's size, and so the selection's work
-        launch = replace(base, block_b=block_b, block_n=block_n, warps=warps, stages=stages,
-                         tiles=max(span // block_n, 2))  # fmt: skip
+        launch = replace(base, block_b=block_b, block_n=block_n, warps=warps, stages=stages, registers=registers,
+                         bundle=min(base.bundle, block_n), tiles=max(span // block_n, 2))  # fmt: skip
         try:
             times[blocks] = time_of(launch)
         except (RuntimeError, ValueError) as error:  # Triton: out of resources
@@ -94,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             def time_of(launch: CoarseLaunch, queries: Any = queries, items: Any = items) -> float:
                 def search() -> None:
-                    coarse.coarse_topk(queries, items, 128, None, launch=launch)
+                    coarse.coarse_topk(queries, items, 128, None, max_norm=1.01, launch=launch)
 
                 return statistics.median(milliseconds(search, device, 1.0))
 

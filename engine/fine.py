@@ -2,13 +2,14 @@
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.captured import Captured
 from engine.index import Index
 from engine.index.manifest import Array
 from engine.resident import Resident, as_tensor
@@ -27,6 +28,7 @@ class FineVectors:
 
     resident: where there is one tensor that grows.
     arrays: what the tensors in place were made of, to know them again.
+    captured: by (B, C, k), reranks that are CUDA graphs.
     """
 
     tier: Tier
@@ -35,6 +37,7 @@ class FineVectors:
     device: torch.device
     resident: Resident | None = None
     arrays: tuple[Array, ...] = ()
+    captured: dict[tuple[int, int, int], Captured] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -84,6 +87,9 @@ class FineVectors:
         Off the device, the candidates' vectors are gathered, each once and in ascending order, so that ties keep
         theirs; at most 128 MiB at a time, for as many queries as that allows.
         """
+        captured = self.captured.get((*candidates.shape, k))
+        if captured is not None:
+            return captured(queries, candidates)
         whole = self.parts[0] if len(self.parts) == 1 else None
         if whole is not None and self._reaches(whole, queries, candidates, k, backend):
             return rerank_topk(queries, whole, candidates, k, backend=backend)
@@ -102,6 +108,17 @@ class FineVectors:
             hit = found.rows >= 0
             best.rows[block][hit] = rows[found.rows[hit]]
         return best
+
+    def capture(self, queries: Tensor, candidates: Tensor, k: int, backend: str) -> None:
+        """Make a CUDA graph of `rerank` for such tensors, vectors being on the device and the backend Triton's."""
+        key = (*candidates.shape, k)
+        if key not in self.captured:
+            (whole,) = self.parts
+            self.captured[key] = Captured(
+                lambda asked, rows: rerank_topk(asked, whole, rows, k, backend=backend),
+                queries,
+                candidates,
+            )
 
     def scan(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         """The best k of all rows that the mask allows, as `kernels.coarse_topk` finds them; 128 MiB at a time."""

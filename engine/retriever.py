@@ -262,12 +262,23 @@ class Retriever:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def warmup(self, batch_sizes: Sequence[int] = (1, 32), k: int = 10) -> None:
-        """Run a search of each batch size, so that the first real one pays for no compilation or allocation."""
-        fine_dim, coarse_dim = self.index.header.fine_dim, self.index.header.coarse_dim
+    def warmup(
+        self, batch_sizes: Sequence[int] = (1, 32), k: int = 10, *, candidates: int | None = None
+    ) -> None:
+        """Run a search of each batch size, so that the first real one pays for no compilation or allocation.
+
+        On a GPU each becomes a CUDA graph as well, with memory of its own: until the index changes, an unfiltered
+        two-stage search of that batch size, k and number of candidates is one launch a stage.
+        """
+        snapshot = self._collection.snapshot
+        head, k = snapshot.index.header, check_count("k", k)
+        shortlist = self._candidates(k, candidates, snapshot)
         for size in batch_sizes:
             size = check_count("batch_sizes", size)
-            self.search(Embeddings(torch.zeros(size, coarse_dim), torch.zeros(size, fine_dim)), k)
+            coarse, fine = (torch.randn(size, dim) for dim in (head.coarse_dim, head.fine_dim))
+            queries = Embeddings(coarse, fine)
+            self.search(queries, k, candidates=shortlist)
+            snapshot.capture(snapshot.project(queries, coarse_too=True), k, shortlist, self.backend)
 
     def calibrate(
         self, queries: Batch, k: int = 10, *, target_recall: float = 0.99, confidence: float = 0.95

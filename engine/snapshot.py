@@ -1,6 +1,6 @@
 """`Snapshot`: an index with its vectors where they are searched. A search reads one; a change swaps in another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.captured import Captured
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
 from engine.fine import FineVectors, Tier
@@ -16,6 +17,7 @@ from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident
 from engine.rounding import queries_to_int8
 from kernels import TopK, coarse_topk
+from kernels.checks import TRITON_MAX_COARSE_D, choose_backend
 
 NORMS_AT_A_TIME = 1 << 16  # items
 
@@ -26,6 +28,7 @@ class Snapshot:
 
     live: bool `[N]`, which rows are not deleted; None where all are there.
     known_norm: no coarse vector among so many first rows is longer than that.
+    captured: by (B, k), searches for candidates that are CUDA graphs.
     """
 
     index: Index
@@ -34,6 +37,7 @@ class Snapshot:
     reduction: Tensor | None
     live: Tensor | None
     known_norm: tuple[int, float] = (0, 0.0)
+    captured: dict[tuple[int, int], Captured] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -85,6 +89,12 @@ class Snapshot:
 
     def find_candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them."""
+        captured = self.captured.get((len(queries), k)) if mask is self.live else None
+        if captured is not None:
+            return captured(queries)
+        return self._candidates(queries, k, mask, backend)
+
+    def _candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         max_norm = None
         if isfinite(self._longest[1]):
             max_norm = self._longest[1] * 1.01  # rounding
@@ -96,6 +106,26 @@ class Snapshot:
         asked, scales = queries_to_int8(queries)
         best = coarse_topk(asked, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend)
         return TopK(best.scores.mul_(scales).mul_(quantization.scale), best.rows)
+
+    def capture(self, queries: Embeddings, k: int, candidates: int, backend: str) -> None:
+        """Make CUDA graphs of both stages, for two-stage searches of as many queries that no filter narrows.
+
+        queries: any, as `project` makes them. Does nothing without Triton, or where fine vectors lie elsewhere.
+        """
+        coarse, fine = queries.coarse, queries.fine
+        assert coarse is not None
+        if not coarse.is_cuda or not len(coarse) or self.fine.tier != "device":
+            return
+        chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=TRITON_MAX_COARSE_D)
+        if chosen != "triton":
+            return
+        with torch.cuda.device(coarse.device):
+            key = (len(coarse), candidates)
+            if key not in self.captured:
+                self.captured[key] = Captured(
+                    lambda asked: self._candidates(asked, candidates, self.live, backend), coarse
+                )
+            self.fine.capture(fine, self.captured[key](coarse).rows, k, backend)
 
     def visible(self, mask: Tensor | None) -> Tensor | None:
         """bool `[N]` or `[B, N]` on the device: what `mask` allows and is not deleted; None = everything."""

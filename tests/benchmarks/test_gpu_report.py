@@ -208,7 +208,10 @@ def test_the_gather_peer_returns_rows() -> None:
 
 
 def test_a_written_table_reads_back() -> None:
-    table = {((9, 0), "large", 64, 2): (256, 64, 8, 4), ((8, 0), "small", 32, 1): (16, 128, 4, 3)}
+    table = {
+        ((9, 0), "large", 64, 2): (256, 64, 8, 4, 128),
+        ((8, 0), "small", 32, 1): (16, 128, 4, 3, 240),
+    }
     space: dict[str, object] = {}
     exec(tune.written(table), space)
     assert space["TABLE"] == table
@@ -218,8 +221,8 @@ def test_a_written_table_reads_back() -> None:
 def test_the_quickest_blocks_that_run_are_chosen() -> None:
     base = tune.coarse_launch((9, 0), 256, 4_000_000, 64, 128, torch.float16)
     tried = list(tune.choices((9, 0), 256, 64, 2))
-    assert (256, 64, 8, 4) in tried  # the default is among them
-    assert all(64 * 2 * (b + s * n) <= 227 * 1024 for b, n, _, s in tried)
+    assert (128, 64, 4, 4, 168) in tried  # the default is among them
+    assert all(64 * 2 * (b + s * n) <= 227 * 1024 for b, n, _, s, _ in tried)
 
     def time_of(launch: object) -> float:
         if launch.block_n == 64:
@@ -230,7 +233,7 @@ def test_the_quickest_blocks_that_run_are_chosen() -> None:
     assert found is not None
     assert found[0] == 128
     assert found[1] != 64
-    assert tune.best_blocks(base, [(256, 64, 8, 4)], time_of) is None
+    assert tune.best_blocks(base, [(256, 64, 8, 4, 128)], time_of) is None
 
 
 def test_a_runtime_that_is_missing_is_listed(

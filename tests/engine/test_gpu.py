@@ -3,6 +3,7 @@
 Vectors are integers, as in test_retriever.py: every inner product is exact, whoever computes it.
 """
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,45 @@ def test_what_stands_on_a_search_does_on_a_gpu() -> None:
     assert ours[1] == pytest.approx(
         expected[1], rel=0.1
     )  # float32 projections differ in the last bits
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_captured_search_answers_as_any_other(dtype: Any) -> None:
+    """From the graphs of `warmup`: new queries, deleted rows, other threads and streams, a changed index."""
+    fine, coarse = vectors(COUNT), vectors(COUNT, COARSE, seed=2)
+    plain, warm = (
+        engine.Retriever.from_embeddings(fine, coarse, coarse_dtype=dtype, device="cuda")
+        for _ in range(2)
+    )
+
+    def agree(seed: int, batch: int, **how: Any) -> bool:
+        asked = both(vectors(batch, COARSE, seed=seed), vectors(batch, seed=seed + 1))
+        found, expected = (r.search(asked, 5, candidates=40, **how) for r in (warm, plain))
+        return found.rows.equal(expected.rows) and found.scores.equal(expected.scores)
+
+    for r in (plain, warm):
+        r.remove(GONE)
+    warm.warmup((1, 9), 5, candidates=40)
+    captured = warm._collection.snapshot.captured
+    assert set(captured) == {(1, 40), (9, 40)}
+    assert all(agree(seed, batch) for seed in (3, 30) for batch in (1, 2, 9))
+    assert agree(3, 9, filter=np.arange(COUNT) % 3 > 0)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            wrong.extend(seed for _ in range(20) if not agree(seed, 9))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(50, 56)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    for r in (plain, warm):
+        r.add(embeddings=both(vectors(30, COARSE, seed=8) * 2, vectors(30, seed=9) * 2))
+    assert not warm._collection.snapshot.captured
+    assert all(agree(3, batch) for batch in (1, 9))
 
 
 def test_towers_give_the_vectors_of_the_cpu() -> None:

@@ -273,9 +273,12 @@ class Retriever:
         snapshot = self._collection.snapshot
         head, k = snapshot.index.header, check_count("k", k)
         shortlist = self._candidates(k, candidates, snapshot)
+        chance = torch.Generator().manual_seed(0)  # zeros would tie with every item
         for size in batch_sizes:
             size = check_count("batch_sizes", size)
-            coarse, fine = (torch.randn(size, dim) for dim in (head.coarse_dim, head.fine_dim))
+            coarse, fine = (
+                torch.randn(size, dim, generator=chance) for dim in (head.coarse_dim, head.fine_dim)
+            )
             queries = Embeddings(coarse, fine)
             self.search(queries, k, candidates=shortlist)
             snapshot.capture(snapshot.project(queries, coarse_too=True), k, shortlist, self.backend)

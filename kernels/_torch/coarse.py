@@ -42,6 +42,9 @@ __all__ = ["Plan", "coarse_topk", "plan_for"]
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
 CONVERTED = 3 << 19  # numbers of a tile's items at most, if they are converted: these stay in cache
 COPIED = 1 << 23  # the same where only some of them may be copied, in their own dtype
+ON_A_GPU = (
+    1 << 27
+)  # products and numbers of a tile there: its caches hold none, and every call costs 10 us
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
 SAMPLE = 17  # one item in so many is looked at to guess the floors
@@ -82,6 +85,8 @@ def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
         rows = min(rows, CONVERTED // items.shape[1])
     elif not plain:
         rows = min(rows, COPIED // items.shape[1])
+    if items.device.type == "cuda":
+        rows = min(count, ON_A_GPU // max(queries, items.shape[1]))
     rows = max(1, rows)
     group = 64 if queries < 8 else 16
     while group > 1 and rows < 2 * k * group:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels._torch.survivors import score_rows
+from kernels._torch.survivors import score_lists, score_rows
 from kernels.topk import TopK, best_hits
 
 __all__ = ["rerank_topk"]
@@ -22,10 +22,14 @@ def rerank_topk(
     rows = torch.sort(candidates, dim=1).values  # [B, C]; ties by row, and a gather in order
     inside = (rows >= 0) & (rows < items.shape[0])
     inside[:, 1:] &= rows[:, 1:] != rows[:, :-1]
+    if 2 * int(inside.sum()) > inside.numel():  # some are scored for nothing
+        scores = score_lists(queries, items, rows.clamp(0, items.shape[0] - 1))
+        scores.masked_fill_(~inside, -torch.inf)
+    else:
+        asked = inside.nonzero()[:, 0]
+        scores = torch.full(rows.shape, -torch.inf, device=queries.device)
+        scores[inside] = score_rows(queries, items, asked, rows[inside])
     rows = torch.where(inside, rows, -1)
-    asked = (rows >= 0).nonzero()[:, 0]
-    scores = torch.full(rows.shape, -torch.inf, device=queries.device)
-    scores[rows >= 0] = score_rows(queries, items, asked, rows[rows >= 0])
     best = best_hits(scores, rows, k)
     if out is None:
         return best

@@ -171,8 +171,10 @@ def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Te
 
 
 def score_lists(queries: Tensor, items: Tensor, rows: Tensor) -> Tensor:
-    """Scores [B, C] float32 of each query's rows, int64 [B, C], all of them there; else as `score_rows`, and quicker:
-    who asks need not be looked up."""
+    """Scores [B, C] float32 of each query's rows, int64 [B, C], all of which there are.
+
+    Else as `score_rows`, but nobody needs to look up who asks.
+    """
     batch, listed = rows.shape
     width, wide = queries.shape[1], queries.to(accumulator(items.dtype))[:, None]
     scores = torch.empty(batch, listed, dtype=torch.float32, device=queries.device)

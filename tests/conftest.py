@@ -9,11 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-# With no GPU the Triton kernels are interpreted. Triton reads this when it is first imported, and
-# transformers, which some tests import, imports it: so it is set before any test file is read.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 # Tests run side by side (`make test`): one thread each, or they wait for each other's.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,7 +35,16 @@ CHECKPOINT = ROOT / "examples" / "checkpoint"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers take the files in the order of the tests."""
+    """`-m gpu` sees the GPU; all other tests are of the CPU, also where there is a GPU.
+
+    With no GPU the Triton kernels are interpreted. Triton reads this when it is first imported, and transformers,
+    which some tests import, imports it: so it is set before any test file is read. Workers take the files in the
+    order of the tests.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist is there
         config.option.loadscopereorder = False
 

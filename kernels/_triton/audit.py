@@ -21,17 +21,18 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "compile_launch",
-           "discover", "launches", "main"]  # fmt: skip
+__all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "compile_all", "compile_launch",
+           "discover", "launches", "launches_of", "main"]  # fmt: skip
 
 ARCHES = {"sm_80": (8, 0), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
 DTYPES = (torch.float16, torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
@@ -209,12 +210,32 @@ def _bind(
     )  # fmt: skip
 
 
-def case_launches(case: Case, capability: tuple[int, int], dtype: torch.dtype) -> list[Launch]:
-    """What one search launches on such a GPU."""
+def launches_of(run: Callable[[], object], case: Case, dtype: torch.dtype) -> list[Launch]:
+    """What `run` launches, in order; nothing is launched."""
     with _recorded() as noted:
-        _run_case(case, capability, dtype)
+        run()
     name = str(dtype).removeprefix("torch.")
     return [_bind(fn, args, dict(options), case, name) for fn, args, options in noted]
+
+
+def case_launches(case: Case, capability: tuple[int, int], dtype: torch.dtype) -> list[Launch]:
+    """What one search launches on such a GPU."""
+    return launches_of(lambda: _run_case(case, capability, dtype), case, dtype)
+
+
+def compile_all(launches: Iterable[Launch], capability: tuple[int, int], workers: int) -> list[str]:
+    """Compiles them side by side into Triton's cache, where a search finds them; what failed, by its message."""
+    jobs = [(launch, capability) for launch in dict.fromkeys(launches)]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:  # CUDA survives no fork
+        return [message for message in pool.map(_compiled, jobs, chunksize=2) if message]
+
+
+def _compiled(job: tuple[Launch, tuple[int, int]]) -> str:
+    try:
+        compile_launch(*job)
+    except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the finding
+        return f"{job[0].name}: {type(error).__name__}: {error}"
+    return ""
 
 
 def launches(

@@ -17,6 +17,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -148,17 +149,29 @@ def _scaled(row: Facts, name: str, unit: float, sign: str) -> str:
     return f"{row[name] / unit:.3g}{sign}" if name in row else "–"
 
 
-def gpu_results() -> str:
-    """A table for every GPU result there is."""
+def gpu_results(*, brief: bool = False) -> str:
+    """A table for every GPU result there is; brief: of the searches that targets are set for."""
     parts = []
     for file in sorted(RESULTS.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         if not (found.get("machine") or {}).get("cuda") or found.get("dry_run"):
             continue
-        towers = encoders.table(found["encoders"]) if found.get("encoders") else ""
-        parts += [f"### {file.stem}", of(found["machine"]), gpu_kernels(found["cases"])]
-        parts += [gpu_search(found.get("search", [])), towers]
+        cases, rows, note = found["cases"], found.get("search", []), found.get("note", "")
+        parts.append(f"{of(found['machine'])}. {note}" if brief else f"### {file.stem}")
+        if brief:
+            sizes = {"coarse": (10_000_000, 64, 128), "rerank": (128, 768, 10)}
+            cases = [c for c in cases if _size(c["shape"]) == sizes[c["shape"]["op"]]]
+            rows = [r for r in rows if r["N"] == 1_000_000 and r["candidates"] in (128, None)]
+        else:
+            parts += [of(found["machine"]), note]
+        parts += [gpu_kernels(cases), gpu_search(rows)]
+        if found.get("encoders") and not brief:
+            parts.append(encoders.table(found["encoders"]))
     return "\n\n".join(part for part in parts if part) or NO_GPU
+
+
+def _size(shape: Facts) -> tuple[int, int, int]:
+    return shape["count"], shape["d"], shape["k"]
 
 
 def gpu_kernels(cases: Sequence[Facts]) -> str:
@@ -169,10 +182,11 @@ def gpu_kernels(cases: Sequence[Facts]) -> str:
         peers = [case["peers"].get(name, {}) for name in names]
         lines.append([
             shape["op"], f"{shape['count']:,}", *(str(shape[key]) for key in ("d", "batch", "k")),
-            f"{case['ours']['p50']:.3g}", f"{case['times_floor']:.2f}", f"{100 * case['share_of_copy']:.0f} %",
+            f"{case['ours']['p50']:.3g}", f"{case['ours, graph']['p50']:.3g}", f"{case['times_floor']:.2f}",
+            f"{100 * case['share_of_copy']:.0f} %",
             *(_time_or_why(peer) for peer in peers),
         ])  # fmt: skip
-    head = ["op", "N or C", "d", "B", "k", "ours, ms", "× floor", "of copy", *names]
+    head = ["op", "N or C", "d", "B", "k", "ours, ms", "as a graph", "× floor", "of copy", *names]
     return markdown(head, lines) if lines else ""
 
 
@@ -219,10 +233,8 @@ def of(machine: Facts) -> str:
     changed = " with changes" if machine.get("dirty") else ""
     named = ", ".join(f"{n} {v}" for n, v in machine["versions"].items())
     load = f", load {machine['load'][0]:.1f}" if machine.get("load") else ""
-    return (
-        f"{machine['date']}, commit {machine['commit']}{changed}, {machine['device']}, "
-        f"{machine['threads']} threads{load}; {named}"
-    )
+    threads = f", {machine['threads']} threads" if "threads" in machine else ""
+    return f"{machine['date']}, commit {machine['commit']}{changed}, {machine['device']}{threads}{load}; {named}"
 
 
 def dims() -> str:
@@ -261,6 +273,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "index": from_file("bench", BENCH, benchmarked("open", "open and search", "add and save", "verify")),
     "dims": dims,
     "gpu": gpu_results,
+    "gpu-brief": partial(gpu_results, brief=True),
 }  # fmt: skip
 
 Section = tuple[str, str, list[str], list[str]]  # title, command, tables, plots

@@ -138,7 +138,7 @@ def test_a_wrong_answer_removes_every_figure(
 
     def shifted(self: Retriever, *args: Any, **named: Any) -> SearchResult:
         found = search(self, *args, **named)
-        wrong = named["mode"] == "two_stage" and len(found.rows) > 1
+        wrong = named.get("mode") == "two_stage" and len(found.rows) > 1
         return replace(found, rows=(found.rows + 1) % 400) if wrong else found
 
     def only_search(report: dict[str, Any], *_: object) -> list[Callable[[], None]]:

@@ -38,7 +38,7 @@ def test_what_was_not_measured_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.report()
     named = [name for _, _, names, _ in report.SECTIONS for name in names]
-    assert {*named, "search", "dims"} == set(report.TABLES)
+    assert {*named, "search", "dims", "gpu-brief"} == set(report.TABLES)
     assert text.count("Not measured yet: `") == len(named) - 1
     assert report.NO_GPU in text
 
@@ -88,7 +88,7 @@ def test_a_gpu_result_is_shown_with_its_device(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     shape = {"op": "coarse", "count": 1000, "d": 64, "batch": 1, "k": 10}
-    case = {"shape": shape, "ours": {"p50": 0.5}, "times_floor": 1.25, "share_of_copy": 0.8,
+    case = {"shape": shape, "ours": {"p50": 0.5}, "ours, graph": {"p50": 0.25}, "times_floor": 1.25, "share_of_copy": 0.8,
             "peers": {"one": {"p50": 2.0}, "two": {"not_installed": "pip install two"}}}  # fmt: skip
     search = [{"method": "ours", "N": 1000, "D": 768, "B": 1, "candidates": 128, "recall": 0.995, "p50": 0.25,
                "p99": 0.5, "qps": 4000.0}]  # fmt: skip
@@ -106,5 +106,8 @@ def test_a_gpu_result_is_shown_with_its_device(
     text = report.gpu_results()
     assert text.startswith("### a_GPU-2026-01-02-abc\n")
     assert text.count("###") == 1
-    assert "| coarse | 1,000 | 64 | 1 | 10 | 0.5 | 1.25 | 80 % | 2 | not installed |" in text
+    assert "| coarse | 1,000 | 64 | 1 | 10 | 0.5 | 0.25 | 1.25 | 80 % | 2 | not installed |" in text
     assert "| ours | 1,000 | 768 | 1 | 128 | 0.995 | 0.25 | 0.5 | 4,000 |" in text
+    brief = report.gpu_results(brief=True)
+    assert "a GPU" in brief
+    assert "1,000" not in brief  # of other sizes than README speaks of

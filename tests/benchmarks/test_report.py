@@ -89,7 +89,8 @@ def test_a_gpu_result_is_shown_with_its_device(
 ) -> None:
     shape = {"op": "coarse", "count": 1000, "d": 64, "batch": 1, "k": 10}
     case = {"shape": shape, "ours": {"p50": 0.5}, "ours, graph": {"p50": 0.25}, "times_floor": 1.25,
-            "share_of_copy": 0.8, "peers": {"one": {"p50": 2.0}, "two": {"not_installed": "pip install two"}}}  # fmt: skip
+            "share_of_copy": 0.8,
+            "peers": {"one": {"p50": 2.0}, "two": {"not_installed": "pip install two"}}}  # fmt: skip
     search = [{"method": "ours", "N": 1000, "D": 768, "B": 1, "candidates": 128, "recall": 0.995, "p50": 0.25,
                "p99": 0.5, "qps": 4000.0}]  # fmt: skip
     machine = MACHINE | {"device": "a GPU", "cuda": "13"}

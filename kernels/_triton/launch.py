@@ -84,6 +84,8 @@ def _default_blocks(
     }[size]
     if size == "large" and itemsize == 4:
         block_b, warps, registers = 64, 4, 168
+    if capability != (9, 0):  # elsewhere the product holds more of them
+        registers = MAX_REGISTERS
     budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096
 
     def needed() -> int:  # the queries, the pipeline of item tiles, the maxima on their way out

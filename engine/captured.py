@@ -18,17 +18,19 @@ class Captured:
 
     def __init__(self, run: Callable[..., TopK], *inputs: Tensor) -> None:
         self._inputs = tuple(given.clone() for given in inputs)
+        self._device = inputs[0].device
         self._turn = threading.Lock()
-        self._done = torch.cuda.Event()
-        self._graph = torch.cuda.CUDAGraph()
-        run(*self._inputs)  # compiles, and looks at what may not be looked at while capturing
-        torch.cuda.synchronize(inputs[0].device)
-        # Other threads may go on allocating meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._out = run(*self._inputs)
+        with torch.cuda.device(self._device):
+            self._done = torch.cuda.Event()
+            self._graph = torch.cuda.CUDAGraph()
+            run(*self._inputs)  # compiles, and looks at what may not be looked at while capturing
+            torch.cuda.synchronize()
+            # Other threads may go on allocating meanwhile.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._out = run(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> TopK:
-        with self._turn:
+        with self._turn, torch.cuda.device(self._device):
             self._done.wait()  # on this stream, for the call before on another
             for mine, given in zip(self._inputs, inputs, strict=True):
                 mine.copy_(given)

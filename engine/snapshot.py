@@ -119,13 +119,12 @@ class Snapshot:
         chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=TRITON_MAX_COARSE_D)
         if chosen != "triton":
             return
-        with torch.cuda.device(coarse.device):
-            key = (len(coarse), candidates)
-            if key not in self.captured:
-                self.captured[key] = Captured(
-                    lambda asked: self._candidates(asked, candidates, self.live, backend), coarse
-                )
-            self.fine.capture(fine, self.captured[key](coarse).rows, k, backend)
+        key = (len(coarse), candidates)
+        if key not in self.captured:
+            self.captured[key] = Captured(
+                lambda asked: self._candidates(asked, candidates, self.live, backend), coarse
+            )
+        self.fine.capture(fine, self.captured[key](coarse).rows, k, backend)
 
     def visible(self, mask: Tensor | None) -> Tensor | None:
         """bool `[N]` or `[B, N]` on the device: what `mask` allows and is not deleted; None = everything."""

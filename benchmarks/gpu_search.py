@@ -8,8 +8,8 @@ ones, scaled to unit length as a trained head gives them (peers that know only L
 
 Before any time is taken our answers are checked against plain float32 products, ties and rounding aside: "exact"
 gives the best scores that there are; two stages give those of the best candidates. Recall is the share of the exact
-k best rows. Bytes are those of the vectors a method reads and of what it takes beside them while it searches; what
-other libraries take is seen as memory of the GPU that torch did not take.
+k best rows. Bytes are those of the vectors a method reads and of what it takes beside them, whoever takes it: by so
+much more of the GPU is held after its search.
 """
 
 from __future__ import annotations
@@ -183,15 +183,18 @@ def our_search(
 def measured_ours(head: Row, pool: Pool, queries: Embeddings, exact: Tensor) -> Row:
     """Figures of a search that was found to be right, with the median milliseconds of its stages."""
     search = our_search(pool, queries, head["k"], head["candidates"])
-    if head["candidates"] is not None:
-        pool.retriever.warmup((len(queries),), head["k"], candidates=head["candidates"])
     results: list[SearchResult] = []
 
     def called() -> Tensor:
         results.append(search())
         return results[-1].rows
 
-    figures = measured(lambda: called, exact, _read(head, pool.items))
+    def warmed_up() -> Callable[[], Tensor]:
+        if head["candidates"] is not None:
+            pool.retriever.warmup((len(queries),), head["k"], candidates=head["candidates"])
+        return called
+
+    figures = measured(warmed_up, exact, _read(head, pool.items))
     timed = results[-figures["runs"] :]
     figures["stages"] = {
         stage: 1e3 * statistics.median(getattr(result.timings, stage) for result in timed)
@@ -218,11 +221,11 @@ def _read(head: Row, items: Embeddings) -> int:
 def measured(prepare: Callable[[], Callable[[], Tensor]], exact: Tensor, read: int) -> Row:
     """p50, p95, p99 in milliseconds, qps, recall and bytes of a search that returns rows `[B, k]`."""
     device = exact.device
-    before = _taken(device)
+    before = _taken(device, afresh=True)
     search = prepare()
-    _taken(device)  # what was needed to prepare only does not count
+    _taken(device, afresh=True)  # what was needed to prepare only does not count
     rows = search()
-    after = _taken(device)
+    taken = _taken(device) - before
 
     def whole() -> None:
         search()
@@ -233,7 +236,7 @@ def measured(prepare: Callable[[], Callable[[], Tensor]], exact: Tensor, read: i
         **times,
         "qps": 1e3 * len(exact) / times["p50"],
         "recall": recall(rows, exact),
-        "bytes": read + max(after[0] - before[1], 0) + max(after[2] - before[2], 0),
+        "bytes": read + max(taken, 0),
     }
 
 
@@ -242,15 +245,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _taken(device: torch.device) -> tuple[int, int, int]:
-    """Bytes on the GPU: torch's peak since this was last called, torch's now, and what is not torch's."""
+def _taken(device: torch.device, *, afresh: bool = False) -> int:
+    """Bytes of the GPU that anybody holds, torch's caches and graphs too; afresh: once those caches are empty."""
     if device.type != "cuda":
-        return 0, 0, 0
+        return 0
     _wait(device)
-    peak, now = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    if afresh:
+        torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    return peak, now, total - free - torch.cuda.memory_reserved(device)
+    return total - free
 
 
 # ------------------------------------------------------------------ the run

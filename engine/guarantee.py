@@ -35,9 +35,14 @@ def guarantees(
         and calibration.items == len(snapshot.index)
     ):
         kept = "calibrated"
-    # A candidate that is none: there were no more items that could be found, so all were scored.
-    full = candidates.rows.shape[1] >= len(snapshot.index)
-    every = [full or row < 0 for row in candidates.rows[:, -1].tolist()]
+    if candidates.rows.shape[1] >= len(snapshot.index):
+        every = [True] * len(best.rows)
+    elif (
+        filtered
+    ):  # a candidate that is none: there were no more items that could be found, so all were scored
+        every = [row < 0 for row in candidates.rows[:, -1].tolist()]
+    else:
+        every = [False] * len(best.rows)
     bounds = bounds_of(snapshot) if certify else None
     if bounds is None:
         return tuple("exact" if whole else kept for whole in every)

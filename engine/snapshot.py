@@ -1,7 +1,7 @@
 """`Snapshot`: an index with its vectors where they are searched. A search reads one; a change swaps in another."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from math import isfinite
 
 import torch
@@ -170,8 +170,6 @@ class Snapshot:
             _check_finite("batch", fine)
             return Embeddings(None, fine)
         derived = coarse is None and self.reduction is not None
-        if not derived:
-            _check_finite("batch", fine)
         if coarse is None and self.reduction is not None:
             coarse = reduced(fine, self.reduction) if items else fine.float() @ self.reduction
         if coarse is None:
@@ -190,9 +188,9 @@ class Snapshot:
                 remedy="Give both vectors of the same queries.",
             )
         coarse = coarse.to(device, coarse_dtype)
-        if not _surely_finite(coarse):
-            if derived:
-                _check_finite("batch", fine)  # its NaN and inf are in the coarse vectors too
+        # What is derived holds the NaN and inf of what it comes from. A GPU is waited for once.
+        if not _surely_finite(*([coarse] if derived else [coarse, fine])):
+            _check_finite("batch", fine)
             _check_finite("batch.coarse", coarse)
         return Embeddings(coarse, fine)
 
@@ -220,6 +218,6 @@ def _check_finite(name: str, vectors: Tensor) -> None:
         )
 
 
-def _surely_finite(vectors: Tensor) -> bool:
+def _surely_finite(*vectors: Tensor) -> bool:
     """A sum is finite only if all its terms are: the quick way to know of most batches."""
-    return isfinite(float(vectors.sum(dtype=torch.float32)))
+    return isfinite(float(reduce(torch.add, (part.sum(dtype=torch.float32) for part in vectors))))

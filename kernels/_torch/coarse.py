@@ -44,7 +44,7 @@ CONVERTED = 3 << 19  # numbers of a tile's items at most, if they are converted:
 COPIED = 1 << 23  # the same where only some of them may be copied, in their own dtype
 ON_A_GPU = (
     1 << 27
-)  # products and numbers of a tile there: its caches hold none, and every call costs 10 us
+)  # products, or numbers, of a tile there, where no cache holds them and each call costs 10 us
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
 SAMPLE = 17  # one item in so many is looked at to guess the floors

@@ -130,9 +130,9 @@ def coarse_launch(
     while tiles > 2 and count < 4 * k * tiles:  # at least 4 k groups
         tiles //= 2
     spans = -(-count // (block_n * tiles))
-    fit = MAXIMA_BYTES // (4 * spans * (block_n + 1)) // block_b
-    part = min(max(fit, 1) * block_b, batch, 32768)
     bundle = _bundle(spans * block_n, k, block_n)
+    fit = MAXIMA_BYTES // (4 * spans * (block_n + block_n // bundle)) // block_b
+    part = min(max(fit, 1) * block_b, batch, 32768)
     return CoarseLaunch(False, block_b, block_n, tiles, warps, stages, bundle, part, registers)
 
 

@@ -36,7 +36,7 @@ def test_a_coarse_launch_fits_the_device(capability: tuple[int, int]) -> None:
         groups = spans * chosen.block_n
         assert chosen.bundle == 1 or groups >= 2 * k * chosen.bundle
         assert chosen.block_n % chosen.bundle == 0
-        maxima = 4 * spans * (chosen.block_n + 1) * chosen.part
+        maxima = 4 * (groups + groups // chosen.bundle) * chosen.part
         assert maxima <= module.MAXIMA_BYTES or chosen.part <= chosen.block_b
         if capability != INTERPRETED:
             pad = max(module.power(d), 32) * dtype.itemsize
@@ -53,12 +53,14 @@ def test_larger_batches_take_more_queries_a_program() -> None:
 
 
 def test_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse_launch.cache_clear()
     monkeypatch.setitem(module.TABLE, ((9, 0), "large", 64, 2), (128, 32, 4, 3, 100))
     chosen = coarse_launch((9, 0), 256, 1_000_000, 64, 10, torch.float16)
     found = chosen.block_b, chosen.block_n, chosen.warps, chosen.stages, chosen.registers
     assert found == (128, 32, 4, 3, 100)
     other = coarse_launch((8, 0), 256, 1_000_000, 64, 10, torch.float16)
     assert (other.block_b, other.block_n) != (128, 32)
+    coarse_launch.cache_clear()
 
 
 def test_bundles_are_fewer_where_k_is_large() -> None:

@@ -42,9 +42,7 @@ __all__ = ["Plan", "coarse_topk", "plan_for"]
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
 CONVERTED = 3 << 19  # numbers of a tile's items at most, if they are converted: these stay in cache
 COPIED = 1 << 23  # the same where only some of them may be copied, in their own dtype
-ON_A_GPU = (
-    1 << 27
-)  # products, or numbers, of a tile there, where no cache holds them and each call costs 10 us
+ON_A_GPU = 1 << 27  # products, or numbers, of a tile there: no cache holds them, a call costs 10 us
 QUERIES = 256  # queries in a block at most
 PRUNE = 6  # surviving pairs before floors are raised, times k, for each query
 SAMPLE = 17  # one item in so many is looked at to guess the floors

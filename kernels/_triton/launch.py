@@ -83,7 +83,7 @@ def _default_blocks(
         "large": (128, 64, 4, 4, 168) if pad * itemsize <= 128 else (128, 64, 8, 3, 128),
     }[size]
     if size == "large" and itemsize == 4:
-        block_b, warps, registers = 64, 4, 168
+        block_b, warps, registers = 64, 4, 168 if pad <= 64 else MAX_REGISTERS
     if capability != (9, 0):  # elsewhere the product holds more of them
         registers = MAX_REGISTERS
     budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096

@@ -37,9 +37,8 @@ def guarantees(
         kept = "calibrated"
     if candidates.rows.shape[1] >= len(snapshot.index):
         every = [True] * len(best.rows)
-    elif (
-        filtered
-    ):  # a candidate that is none: there were no more items that could be found, so all were scored
+    elif filtered:
+        # A candidate that is none: there were no more items that could be found, so all were scored.
         every = [row < 0 for row in candidates.rows[:, -1].tolist()]
     else:
         every = [False] * len(best.rows)

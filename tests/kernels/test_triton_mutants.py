@@ -136,6 +136,14 @@ def test_selection_survives_tf32_and_would_not_without_its_bound(tmp_path: Path)
     found = rounded.coarse_topk(centre, items, 20, None, launch=launch)
     assert torch.equal(found.rows, expected.rows)
     assert torch.equal(found.scores, expected.scores)
+    longest = float(torch.linalg.vector_norm(items, dim=1).max())
+    found = rounded.coarse_topk(centre, items, 20, None, max_norm=longest, launch=launch)
+    assert torch.equal(found.rows, expected.rows)
+    unpromised = Mutant(
+        tmp_path, "mutant_unpromised", [TF32, ("selection.py", "reach *= 1.01", "reach *= 0.0")]
+    ).coarse
+    found = unpromised.coarse_topk(centre, items, 20, None, max_norm=longest, launch=launch)
+    assert not torch.equal(found.rows, expected.rows)
     unbounded = Mutant(
         tmp_path, "mutant_unbounded", [TF32, ("coarse.py", "2.05e-3 if", "0.0 if")]
     ).coarse

@@ -60,6 +60,19 @@ def test_every_launch_gives_the_references_bits(dtype: str, ints: bool) -> None:
         assert_equal(coarse.coarse_topk(queries, items, 7, None, launch=launch), expected)
 
 
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_a_promise_changes_no_bit(dtype: str) -> None:
+    """Bounds from `max_norm`, as `Retriever` gives it, instead of peaks; with scores that nearly tie."""
+    queries = vectors(3, 20, dtype, 1)
+    near = queries[:1].float() + 1e-3 * vectors(705, 20, "float32", 2)
+    items = near.to(DTYPES[dtype])
+    longest = float(torch.linalg.vector_norm(items.float(), dim=1).max())
+    expected = coarse_topk_reference(queries, items, 7)
+    for launch in (GROUPS, BUNDLES):
+        found = coarse.coarse_topk(queries, items, 7, None, max_norm=longest, launch=launch)
+        assert_equal(found, expected)
+
+
 @pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("kind", ["groups", "bundles", "direct"])
 def test_masks_in_every_launch(kind: str, axes: int) -> None:

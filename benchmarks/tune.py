@@ -78,11 +78,13 @@ def best_blocks(
     base: CoarseLaunch, tried: list[Blocks], time_of: Callable[[CoarseLaunch], float]
 ) -> Blocks | None:
     """The quickest of `tried`, or None where none ran."""
+    from triton.errors import TritonError
+
     times: dict[Blocks, float] = {}
     for blocks in tried:
         try:
             times[blocks] = time_of(with_blocks(base, blocks))
-        except (RuntimeError, ValueError) as error:  # Triton: out of resources
+        except (TritonError, RuntimeError, ValueError) as error:  # out of resources
             print(f"  {blocks}: {type(error).__name__}", file=sys.stderr)
     return min(times, key=lambda blocks: times[blocks]) if times else None
 
@@ -139,9 +141,8 @@ def tuned(dtype: torch.dtype, width: int, count: int) -> Iterator[tuple[Key, Blo
             for blocks in tried
             for found in audit.launches_of(partial(search, with_blocks(base, blocks), meta), case, dtype)
         ]  # fmt: skip
-        audit.compile_all(
-            compiled, capability, workers=os.cpu_count() or 1
-        )  # what fails is passed over below
+        # What does not compile is passed over below.
+        audit.compile_all(compiled, capability, workers=os.cpu_count() or 1)
         found = best_blocks(base, tried, time_of)
         if found is not None:
             yield (capability, size, pad, itemsize), found

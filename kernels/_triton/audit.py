@@ -231,9 +231,11 @@ def compile_all(launches: Iterable[Launch], capability: tuple[int, int], workers
 
 
 def _compiled(job: tuple[Launch, tuple[int, int]]) -> str:
+    from triton.errors import TritonError
+
     try:
         compile_launch(*job)
-    except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the finding
+    except (TritonError, RuntimeError) as error:
         return f"{job[0].name}: {type(error).__name__}: {error}"
     return ""
 

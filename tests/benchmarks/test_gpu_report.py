@@ -219,6 +219,8 @@ def test_a_written_table_reads_back() -> None:
 
 
 def test_the_quickest_blocks_that_run_are_chosen() -> None:
+    from triton.runtime.errors import OutOfResources
+
     base = tune.coarse_launch((9, 0), 256, 4_000_000, 64, 128, torch.float16)
     tried = list(tune.choices((9, 0), 256, 64, 2))
     assert (128, 64, 4, 4, 168) in tried  # the default is among them
@@ -226,7 +228,7 @@ def test_the_quickest_blocks_that_run_are_chosen() -> None:
 
     def time_of(launch: object) -> float:
         if launch.block_n == 64:
-            raise RuntimeError("out of resource")
+            raise OutOfResources(512, 256, "threads")
         return 1.0 if launch.block_b == 128 else 2.0
 
     found = tune.best_blocks(base, tried, time_of)

@@ -92,9 +92,9 @@ class Snapshot:
         captured = self.captured.get((len(queries), k)) if mask is self.live else None
         if captured is not None:
             return captured(queries)
-        return self._candidates(queries, k, mask, backend)
+        return self._best_by_coarse(queries, k, mask, backend)
 
-    def _candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
+    def _best_by_coarse(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         max_norm = None
         if isfinite(self._longest[1]):
             max_norm = self._longest[1] * 1.01  # rounding
@@ -122,7 +122,7 @@ class Snapshot:
         key = (len(coarse), candidates)
         if key not in self.captured:
             self.captured[key] = Captured(
-                lambda asked: self._candidates(asked, candidates, self.live, backend), coarse
+                lambda asked: self._best_by_coarse(asked, candidates, self.live, backend), coarse
             )
         self.fine.capture(fine, self.captured[key](coarse).rows, k, backend)
 

@@ -30,6 +30,7 @@ from kernels._torch.product import (
     MAX_NORM,
     Tiles,
     fast_dtype,
+    group_maxima,
     multiplies_int8,
     product_dtype,
 )
@@ -86,10 +87,12 @@ def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
     if items.device.type == "cuda":
         rows = min(count, ON_A_GPU // max(queries, items.shape[1]))
     rows = max(1, rows)
+    guess = queries >= 8 and count >= 4 * rows
+    groups = k if guess else 2 * k  # in a tile at least: a guessed floor needs none
     group = 64 if queries < 8 else 16
-    while group > 1 and rows < 2 * k * group:
+    while group > 1 and rows < groups * group:
         group //= 2
-    return Plan(queries, rows, group, fast, guess=queries >= 8 and count >= 4 * rows)
+    return Plan(queries, rows, group, fast, guess)
 
 
 def coarse_topk(
@@ -189,7 +192,7 @@ def _guessed_floor(tiles: Tiles, items: Tensor, k: int, mask: Tensor | None, pla
         if not len(chunk):
             continue
         tile, _ = tiles.of(chunk, hidden)
-        maxima.append(tile.view(plan.group, -1).amax(0).view(-1, tile.shape[1]))
+        maxima.append(group_maxima(tile, plan.group))
     floor = torch.full((tiles.slack.shape[0],), -torch.inf, device=items.device)
     if sum(map(len, maxima)) >= place:
         floor = torch.cat(maxima).t().float().topk(place).values[:, -1]

@@ -21,12 +21,15 @@ __all__ = [
     "MAX_NORM",
     "Tiles",
     "fast_dtype",
+    "group_maxima",
     "int8_is_exact",
     "multiplies_int8",
     "product_dtype",
+    "step_in_group",
 ]
 
 HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
+SIDE_BY_SIDE = 64  # products of which maxima are taken at once, of neighbouring rows if need be
 MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
 EXACT_WIDTH = 1024  # sums of so many products of int8 are integers up to 2^24: exact in float32
 IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
@@ -94,6 +97,23 @@ def product_dtype(fast: torch.dtype) -> torch.dtype:
     return torch.int32 if fast == torch.int8 else fast
 
 
+def step_in_group(batch: int) -> int:
+    """How many rows lie between two of a group, in a tile for B queries.
+
+    Groups are of rows near each other: whichever core multiplied them holds them, while another
+    would have to ask it for every one, which takes longer than the product. A step above 1 makes
+    what is reduced at once as long as vector instructions want it, where B alone does not.
+    """
+    return max(1, SIDE_BY_SIDE // batch)
+
+
+def group_maxima(tile: Tensor, group: int) -> Tensor:
+    """[n / group, B] maxima of a tile [n, B]: group number a * step + b has the rows
+    a * group * step + b + (0, step, 2 step, ...)."""
+    batch = tile.shape[1]
+    return tile.view(-1, group, step_in_group(batch) * batch).amax(1).view(-1, batch)
+
+
 def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
     """Whether vectors of this dtype lose bits on their way into the product."""
     if fast == torch.bfloat16:
@@ -121,14 +141,14 @@ class Tiles:
         max_norm: float | None = None,
     ) -> None:
         batch, width = queries.shape
-        self.group = group
+        self._whole = group * step_in_group(batch)  # rows
         self._rounds = _rounds(queries.dtype, fast)
         low = queries.to(torch.float32).to(fast)
         # Copied into the usual strides: an int8 product reads a stride that does not matter, too.
         self._columns = low.new_empty(width, batch).copy_(low.t())  # [d, B]
         self._rows, self._fast = rows, fast
         self._items: Tensor | None = None  # [rows, d], where items must be copied
-        padded = -(-rows // group) * group
+        padded = -(-rows // self._whole) * self._whole
         made = product_dtype(fast)
         self._tile = torch.empty(padded * batch, dtype=made, device=queries.device)
         self._least = -torch.inf if made.is_floating_point else torch.iinfo(made).min
@@ -167,7 +187,7 @@ class Tiles:
         loud = None
         if not self._promised:
             low, loud = self._silence(low)
-        padded = -(-count // self.group) * self.group
+        padded = -(-count // self._whole) * self._whole
         tile = self._tile[: padded * batch].view(padded, batch)
         multiply = torch._int_mm if low.dtype == torch.int8 else torch.mm
         multiply(low, self._columns, out=tile[:count])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels._torch.product import group_maxima, step_in_group
 from kernels.score import accumulator, sum_terms
 from kernels.topk import TopK, no_hits
 
@@ -25,7 +26,7 @@ class Survivors:
     """Pairs collected tile by tile for one block of queries [B, d]; made: the dtype of products.
 
     Those of one query with equal scores always stand in ascending row order, as they are found:
-    tile after tile, in a tile member after member of its groups, and every sort is stable.
+    tile after tile, in each tile ascending, and every later sort is stable.
     """
 
     def __init__(
@@ -42,29 +43,37 @@ class Survivors:
         """Keep what may be a hit of this tile [n, B]; rows: of each line, or of the first."""
         if slack is not self._slack:
             self._slack, self._limit = slack, None
-        batch, count = tile.shape[1], tile.shape[0] // group
-        grouped, maxima = tile.view(group, count * batch), None
-        if self.pending == 0 and count >= self.k and bool((self.floor == -torch.inf).any()):
-            # k groups, each with an item at least this good
-            maxima = grouped.amax(0)
-            best = maxima.view(count, batch).t().float().topk(self.k)
-            self._raise_floor(best.values[:, -1])
+        maxima = None
+        if self.pending == 0 and bool((self.floor == -torch.inf).any()):
+            maxima = group_maxima(tile, group)
+            if len(maxima) >= self.k:  # k groups, each with an item at least this good
+                best = maxima.t().float().topk(self.k)
+                self._raise_floor(best.values[:, -1])
         if self._limit is None:
             self._limit = self._limits()
         limit = self._limit
         if limit.dtype != tile.dtype:
-            grouped, maxima = grouped.view(limit.dtype), None
+            tile, maxima = tile.view(limit.dtype), None
         if maxima is None:
-            maxima = grouped.amax(0)
-        found = _where((maxima.view(count, batch) >= limit).view(-1))
+            maxima = group_maxima(tile, group)
+        found = _where((maxima >= limit).view(-1))
         if not len(found):
             return
-        first, query = found // batch, found % batch  # group, query; [m]
-        entries = grouped.gather(1, found.expand(group, -1))  # [group, m]
-        member, at = (entries >= limit.index_select(0, query)).nonzero().unbind(1)
-        line = member * count + first.index_select(0, at)
+        batch = tile.shape[1]
+        step = step_in_group(batch)
+        block, at_once = found // (step * batch), found % (step * batch)
+        query = at_once if step == 1 else at_once % batch
+        entries = tile.view(-1, group, step * batch)[block, :, at_once]  # [m, group]
+        reached = entries >= limit.index_select(0, query)[:, None]
+        hit = reached.view(-1).nonzero()[:, 0]
+        at = hit // group
+        first = block * group if step == 1 else block * (group * step) + at_once // batch
+        line = first.index_select(0, at) + hit % group * step
+        product = entries.view(-1).index_select(0, hit).view(self.made)
+        if step > 1:  # else they ascend
+            line, order = line.sort()
+            at, product = at.index_select(0, order), product.index_select(0, order)
         row = line + rows if isinstance(rows, int) else rows.index_select(0, line)
-        product = entries.view(-1).index_select(0, member * len(found) + at).view(self.made)
         self._pairs.append((query.index_select(0, at), row, product))
         self.pending += len(at)
 

@@ -15,7 +15,7 @@ from kernels import coarse_topk
 from kernels._torch import coarse as engine
 from kernels._torch import product
 from kernels._torch.coarse import Plan, plan_for
-from kernels._torch.product import Tiles, fast_dtype, int8_is_exact
+from kernels._torch.product import Tiles, fast_dtype, group_maxima, int8_is_exact, step_in_group
 from kernels._torch.survivors import Survivors
 from kernels.coarse import coarse_topk_reference
 from kernels.score import score_pairs
@@ -182,6 +182,7 @@ def test_tiny_vectors_whose_squares_underflow() -> None:
     for fast in FAST:
         tiles = Tiles(queries, 500, 1, fast)
         tile, _ = tiles.of(items)
+        tile = tile[: len(items)]
         rounding = tile.float().abs() * (2.0**-8 if fast == torch.bfloat16 else 2.0**-24)
         assert ((tile.float() - scores).abs() <= tiles.slack + rounding).all()
         plan = Plan(queries=9, rows=100, group=4, fast=fast)
@@ -336,6 +337,38 @@ def test_the_score_matrix_is_never_in_memory(monkeypatch: pytest.MonkeyPatch) ->
     assert seen.size < queries.shape[0] * items.shape[0] / 10
 
 
+@pytest.mark.parametrize("batch", [1, 3, 31, 64, 100])
+@pytest.mark.parametrize("group", [1, 4, 16])
+def test_every_row_counts_for_one_maximum(batch: int, group: int) -> None:
+    count = 3 * group * step_in_group(batch)
+    tile = torch.zeros(count, batch, dtype=torch.int32)
+    raised = []
+    for row in range(count):
+        tile[row, -1] = 1
+        maxima = group_maxima(tile, group)
+        assert maxima.shape == (count // group, batch)
+        assert maxima.sum() == 1
+        raised.append(int(maxima[:, -1].argmax()))
+        tile[row, -1] = 0
+    assert sorted(raised) == sorted(list(range(count // group)) * group)
+    apart = torch.tensor(raised).view(3, -1)  # rows of a group are near each other
+    assert (apart // step_in_group(batch) == torch.arange(3)[:, None]).all()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 9, 33, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_ties_keep_their_rows_order_whatever_the_groups(batch: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(batch)
+    items = torch.randint(-1, 2, (3001, 5), generator=generator).to(dtype)
+    queries = torch.randint(-1, 2, (batch, 5), generator=generator).to(dtype)
+    fast = dtype if dtype == torch.int8 else torch.bfloat16
+    expected = coarse_topk_reference(queries, items, 40)
+    for rows, group in ((3001, 16), (700, 4), (97, 1)):
+        plan = Plan(queries=batch, rows=rows, group=group, fast=fast)
+        found = engine.coarse_topk(queries, items, 40, None, plan=plan)
+        assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
 def test_plans() -> None:
     vector = torch.zeros(1, 8)
     for batch in (0, 1, 32, 256, 2048):
@@ -345,7 +378,8 @@ def test_plans() -> None:
                     plan = plan_for(batch, vector.expand(count, 8), k, plain=plain)
                     assert 1 <= plan.queries <= 256
                     assert plan.queries * plan.rows <= engine.TILE
-                    assert plan.group == 1 or plan.rows >= 2 * k * plan.group
+                    groups = k if plan.guess else 2 * k
+                    assert plan.group == 1 or plan.rows >= groups * plan.group
     assert plan_for(1, vector, 1).fast == torch.float32
     assert plan_for(9, vector, 1).fast == fast_dtype()
     assert fast_dtype() in FAST

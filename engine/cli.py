@@ -47,6 +47,12 @@ def index(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale given vectors to unit length.")
     ] = False,
+    coarse_dtype: Annotated[
+        Literal["float32", "float16", "bfloat16", "int8"] | None,
+        typer.Option(
+            help="Of a new index's coarse vectors; int8 is the smallest, and on a CPU the quickest."
+        ),
+    ] = None,
     save_every: Annotated[
         int, typer.Option(help="So many entries are lost at most where a build is interrupted.")
     ] = 65_536,
@@ -62,6 +68,7 @@ def index(
             checkpoint,
             default=EXAMPLE_CHECKPOINT,
             normalize=normalize,
+            coarse_dtype=coarse_dtype,
             segment=save_every,
         )
     except KeyboardInterrupt:

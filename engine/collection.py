@@ -13,7 +13,7 @@ from engine.errors import InvalidArgument
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.plan import FineTier, pick_tier, vector_bytes
 from engine.resident import as_array
-from engine.rounding import to_int8
+from engine.rounding import round_coarse, to_int8
 from engine.snapshot import Snapshot
 
 
@@ -50,14 +50,18 @@ class Collection:
             vectors = snapshot.project(added, coarse_too=True, items=True)
             assert vectors.coarse is not None  # `project` sees to it
             index, coarse = snapshot.index, vectors.coarse
-            if index.header.quantization is not None:
-                coarse = to_int8(coarse, index.header.quantization.scale)
+            quantization = index.header.quantization
+            if quantization is not None and not index.row_count:  # learned from the first items
+                coarse, quantization = round_coarse(coarse, "int8")
+                index = replace(index, header=replace(index.header, quantization=quantization))
+            elif quantization is not None:
+                coarse = to_int8(coarse, quantization.scale)
             new = Index.build(
                 as_array(coarse.cpu()),
                 vectors.fine.cpu().numpy(),
                 ids=index.next_ids(len(added)) if ids is None else ids,
                 metadata=metadata,
-                quantization=index.header.quantization,
+                quantization=quantization,
             )
             self._swap(index.append(new, on_conflict), snapshot)
 

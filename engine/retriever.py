@@ -26,7 +26,7 @@ from engine.filters import Filter, as_mask
 from engine.from_embeddings import index_of
 from engine.guarantee import guarantees
 from engine.index import Calibration, Id, Index, OnConflict
-from engine.plan import FineTier, Plan, plan
+from engine.plan import FineTier, Plan, check_one_of, plan
 from engine.queries import Batch, embed
 from engine.reduction import COARSE_DIM, Reduction
 from engine.result import Guarantee, SearchResult, Timings
@@ -132,6 +132,7 @@ class Retriever:
         cls,
         checkpoint: str | Path | Encoder,
         *,
+        coarse_dtype: CoarseDtype = "float32",
         device: str = "auto",
         backend: str = "auto",
         candidates: int | None = None,
@@ -139,13 +140,20 @@ class Retriever:
         """An empty retriever over the encoder of a checkpoint or export; fill it with `add`.
 
         Where the encoder gives fine vectors only (CLIP, SigLIP), the index learns their reduction to
-        min(64, D) dims from its first items: add many at once.
+        min(64, D) dims from its first items: add many at once. So is what int8 takes a value for.
         """
+        check_one_of("coarse_dtype", coarse_dtype, get_args(CoarseDtype))
         if isinstance(checkpoint, str | Path):
             checkpoint = open_encoder(checkpoint, device=device)
         reduces = checkpoint.coarse_dim is None
         coarse_dim = checkpoint.coarse_dim or min(COARSE_DIM, checkpoint.fine_dim)
-        index = Index.empty(coarse_dim, checkpoint.fine_dim, checkpoint.reference, reduces=reduces)
+        index = Index.empty(
+            coarse_dim,
+            checkpoint.fine_dim,
+            checkpoint.reference,
+            reduces=reduces,
+            coarse_dtype=coarse_dtype,
+        )
         return cls(index, checkpoint, device=device, backend=backend, candidates=candidates)
 
     # ------------------------------------------------------------------ searching

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -31,9 +31,11 @@ from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, open_encoder
 from engine.errors import DatasetError, IndexFormatError, InvalidArgument
 from engine.index import Id, Index
+from engine.plan import check_one_of
 from engine.progress import progress
 from engine.reduction import SETTLED
 from engine.retriever import Retriever, check_count
+from engine.rounding import CoarseDtype
 
 SEGMENT = 65_536
 SAVE_SECONDS = 300.0  # slow encoders save more often
@@ -46,6 +48,7 @@ def build_index(
     *,
     default: str | Path | None = None,
     normalize: bool = False,
+    coarse_dtype: CoarseDtype | None = None,
     segment: int = SEGMENT,
 ) -> Report:
     """Index what `paths` hold, as `sources.open_sources` reads them, into the directory `output`.
@@ -59,17 +62,20 @@ def build_index(
         checkpoint: what encodes pictures: an encoder, or a checkpoint or export directory. None = the one that the
             index remembers, else, for pictures, `default`. Vectors need none; with one, text can be searched for.
         normalize: scale given vectors to unit length.
-        segment: where the index has to learn its reduction, the first one is of at least 4,096 entries. Given
-            vectors are saved 8,192 at a time at least.
+        coarse_dtype: of a new index; None = that of given coarse vectors, else float32.
+        segment: where the index has to learn its reduction, or a scale for int8, the first one is of at least 4,096
+            entries. Given vectors are saved 8,192 at a time at least.
 
     Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
     """
     known = _existing(output)
+    _check_coarse_dtype(coarse_dtype, known)
     opened = [surveyed(source) for source in open_sources(paths)]
     encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
     check_dims([source for source, _ in opened], encoder)
-    build = _Build(opened, output, known, encoder, normalize, check_count("segment", segment))
+    segment = check_count("segment", segment)
+    build = _Build(opened, output, known, encoder, normalize, coarse_dtype, segment)
     try:
         return build.run()
     finally:
@@ -108,16 +114,18 @@ class _Build:
         known: Index | None,
         encoder: Encoder | None,
         normalize: bool,
+        coarse_dtype: CoarseDtype | None,
         segment: int,
     ) -> None:
         self.segment, self.at_most = segment, min(segment, CHUNK)
         self.sources, self.output = sources, output
-        self.encoder, self.normalize = encoder, normalize
+        self.encoder, self.normalize, self.coarse_dtype = encoder, normalize, coarse_dtype
         self.retriever: Retriever | None = None
         if known is not None:
             self.retriever = self._reopened()
         elif encoder is not None:
-            self.retriever = Retriever.from_pretrained(encoder)
+            dtype = coarse_dtype or "float32"
+            self.retriever = Retriever.from_pretrained(encoder, coarse_dtype=dtype)
         self.listing = output.with_name(f"{output.name}.skipped.jsonl")
         items, rows = (len(known), known.row_count) if known is not None else (0, 0)
         file = output.with_name(f"{output.name}.build.json")
@@ -214,6 +222,7 @@ class _Build:
                 vectors.coarse,
                 ids=ids,
                 metadata=described,
+                coarse_dtype=self.coarse_dtype,
                 normalize=self.normalize,
             )
         else:
@@ -285,7 +294,10 @@ class _Build:
         """Whether a segment more or less would make no other vectors."""
         if self.encoder is None:
             return self.retriever is not None
-        return self.encoder.coarse_dim is not None or len(self._filled()) >= SETTLED
+        items = len(self._filled())
+        if self.encoder.coarse_dim is None:
+            return items >= SETTLED
+        return items > 0 or self.coarse_dtype != "int8"  # whose scale the first items decide
 
     def _due(self) -> int:
         """How many entries the next segment is of."""
@@ -365,6 +377,19 @@ def _existing(output: Path) -> Index | None:
             "Choose another place."
         )
     return Index.open(output)
+
+
+def _check_coarse_dtype(wanted: CoarseDtype | None, known: Index | None) -> None:
+    if wanted is None:
+        return
+    check_one_of("coarse_dtype", wanted, get_args(CoarseDtype))
+    if known is not None and known.header.coarse_dtype != wanted:
+        raise InvalidArgument(
+            "coarse_dtype",
+            expected=f"{known.header.coarse_dtype}, as the index has",
+            got=wanted,
+            remedy="Leave it out, or name a new index.",
+        )
 
 
 def _encoder(

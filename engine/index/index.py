@@ -254,13 +254,21 @@ class Index:
         checkpoint: CheckpointReference,
         *,
         reduces: bool = False,
+        coarse_dtype: str = "float32",
     ) -> "Index":
-        """No items yet, float32, for the vectors of one checkpoint.
+        """No items yet, for the vectors of one checkpoint; the fine ones in float32.
 
         reduces: the checkpoint gives fine vectors only; the reduction, a prefix until then, is learned from the
-            first items.
+            first items. So is what int8 takes a value for.
         """
-        header = Header(coarse_dim, "float32", fine_dim, "float32", checkpoint=checkpoint)
+        header = Header(
+            coarse_dim,
+            coarse_dtype,
+            fine_dim,
+            "float32",
+            quantization=Quantization(1.0, 0, 1.0) if coarse_dtype == "int8" else None,
+            checkpoint=checkpoint,
+        )
         reduction = np.eye(fine_dim, coarse_dim, dtype=np.float32) if reduces else None
         return cls(header, reduction=reduction)
 
@@ -271,15 +279,18 @@ class Index:
         return Index(self.header, reduction=self.reduction)
 
     def reduced(
-        self, reduction: NDArray[np.float32], coarse: Sequence[NDArray[np.float32]]
+        self,
+        reduction: NDArray[np.float32],
+        coarse: Sequence[Array],
+        quantization: Quantization | None,
     ) -> "Index":
         """This index with another reduction, and the coarse vectors made by it, an array for each segment."""
-        dtype = NUMPY_DTYPES[self.header.coarse_dtype]
         segments = tuple(
-            replace(segment, coarse=made.astype(dtype), files={})
+            replace(segment, coarse=made, files={})
             for segment, made in zip(self.segments, coarse, strict=True)
         )
-        return replace(self, segments=segments, reduction=reduction)
+        header = replace(self.header, quantization=quantization)
+        return replace(self, header=header, segments=segments, reduction=reduction)
 
     def next_ids(self, count: int) -> NDArray[np.int64]:
         """The `count` integers after the largest id; an index with string ids has no next one."""

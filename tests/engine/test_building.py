@@ -303,6 +303,22 @@ def test_vectors_in_several_files_and_scaled(tmp_path: Path) -> None:
         build_index([tmp_path / "a.npy"], tmp_path / "index")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_coarse_vectors_in_fewer_bits(tmp_path: Path, dtype: Any) -> None:
+    given = vectors(300, 80)
+    np.save(tmp_path / "a.npy", given)
+    report = build_index([tmp_path / "a.npy"], tmp_path / "index", coarse_dtype=dtype)
+    expected = engine.Retriever.from_embeddings(given, coarse_dtype=dtype).index
+    assert report.index.header.coarse_dtype == dtype
+    np.testing.assert_array_equal(report.index.coarse, expected.coarse)
+    assert report.index.header.quantization == expected.header.quantization
+    with pytest.raises(engine.InvalidArgument, match=f"coarse_dtype: expected {dtype}, as the"):
+        build_index([tmp_path / "a.npy"], tmp_path / "index", coarse_dtype="bfloat16")
+    with pytest.raises(engine.InvalidArgument, match=r"coarse_dtype: expected .*int8"):
+        build_index([tmp_path / "a.npy"], tmp_path / "other", coarse_dtype="int4")  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+
+
 def test_vectors_of_other_dims_are_refused_at_once(tmp_path: Path, encoder: engine.Encoder) -> None:
     np.save(tmp_path / "a.npy", vectors(3, 8))
     np.save(tmp_path / "b.npy", vectors(3, 9))

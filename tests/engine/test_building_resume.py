@@ -176,6 +176,31 @@ def test_an_encoder_without_coarse_vectors_learns_the_same_reduction(
     assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
 
 
+def test_int8_has_the_same_scale(
+    folder: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is learned from a first segment that is as large as it takes, however late that is."""
+    encoder = engine.open_encoder(untrained)
+    monkeypatch.setattr(build, "SETTLED", 20)
+    monkeypatch.setattr(build, "SAVE_SECONDS", 0.0)
+    sources, options = [folder], {"checkpoint": encoder, "coarse_dtype": "int8"}
+    interrupted(monkeypatch, sources, tmp_path / "stopped", 1, "save", **options)
+    assert len(engine.Index.open(tmp_path / "stopped")) >= 16  # 20 entries, some of them broken
+    build_index(sources, tmp_path / "stopped", segment=SEGMENT, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(build, "SAVE_SECONDS", 1e9)
+    report = build_index(sources, tmp_path / "whole", segment=SEGMENT, **options)  # type: ignore[arg-type]
+    found = engine.Index.open(tmp_path / "stopped")
+    assert found.header == report.index.header
+    np.testing.assert_array_equal(found.coarse, report.index.coarse)
+    float32 = build_index(sources, tmp_path / "float32", encoder, segment=SEGMENT).index
+    assert report.index.header.quantization is not None
+    scale = report.index.header.quantization.scale
+    reach = 127 * scale
+    np.testing.assert_allclose(
+        found.coarse * scale, float32.coarse.clip(-reach, reach), atol=scale / 2 * 1.001, rtol=0
+    )
+
+
 def test_sources_that_changed_meanwhile(
     folder: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

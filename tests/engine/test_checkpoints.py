@@ -185,14 +185,17 @@ def test_a_siglip_checkpoint_is_evaluated(small: Any, tiny_dataset: Path) -> Non
     assert len(facts["recalls"]) == 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
-    small: Any, monkeypatch: pytest.MonkeyPatch
+    small: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One item first, then many: the reduction is learned from all, and then kept."""
+    """One item first, then many: the reduction, and int8's scale, are learned from all, and then kept."""
     from engine import snapshot
 
     monkeypatch.setattr(snapshot, "SETTLED", 150)
-    r = engine.Retriever.from_pretrained(encoder(open_checkpoint(small("clip-other"))))
+    r = engine.Retriever.from_pretrained(
+        encoder(open_checkpoint(small("clip-other"))), coarse_dtype=dtype
+    )
     chance = torch.Generator().manual_seed(3)
     fine = F.normalize(torch.randn(300, 70, generator=chance), dim=1)
     reductions = []
@@ -203,9 +206,17 @@ def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
         coarse = F.normalize(
             fine[:end].double() @ reductions[-1].double(), dim=1
         )  # as long as fine
-        torch.testing.assert_close(
-            torch.from_numpy(r.index.coarse).double(), coarse, atol=1e-6, rtol=0
-        )
+        stored, within = r._collection.snapshot.coarse.double(), 1e-6
+        if dtype == "bfloat16":
+            within = 2.0**-9
+        elif dtype == "int8":
+            quantization = r.index.header.quantization
+            assert quantization is not None
+            learned = coarse[: min(end, 200)].abs().max()
+            assert 0.9 * learned < quantization.scale * 127 <= learned * (1 + 1e-6)
+            stored, within = stored * quantization.scale, quantization.scale / 2 + 1e-6
+            coarse = coarse.clamp(-quantization.scale * 127, quantization.scale * 127)
+        torch.testing.assert_close(stored, coarse, atol=within, rtol=0)
     assert torch.equal(reductions[2], learn_reduction(fine[:200], 64))
     assert torch.equal(reductions[3], reductions[2])
     torch.testing.assert_close(reductions[2].T @ reductions[2], torch.eye(64), atol=1e-5, rtol=0)

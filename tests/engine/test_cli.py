@@ -91,6 +91,11 @@ def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
     assert (facts["items"], facts["verified"]) == (6, True)
     assert "items: 6" in run("info", place).stdout
 
+    run_json("index", some_pictures, "-o", tmp_path / "small", "--coarse-dtype", "int8")
+    assert "coarse: 16 x int8" in run("info", tmp_path / "small").stdout
+    answer = run_json("search", tmp_path / "small", "--image", picture, "-k", 1)
+    assert answer["answers"][0]["hits"] == by_picture["hits"][:1]  # type: ignore[index]
+
 
 def test_evaluate_writes_what_it_prints(
     tiny_dataset: Path, untrained: Path, tmp_path: Path

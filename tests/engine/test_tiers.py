@@ -178,6 +178,24 @@ def test_int8_clips_what_is_rare_and_says_so() -> None:
     assert torch.equal(exact, torch.eye(8).mul(127).to(torch.int8))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_an_empty_index_takes_coarse_vectors_in_fewer_bits(untrained: Path, dtype: Any) -> None:
+    """The first items decide int8's scale, later ones take it: as from_embeddings and add do."""
+    encoder = engine.open_encoder(untrained)
+    assert encoder.coarse_dim is not None
+    fine, coarse = (vectors(300, dim, seed=dim) for dim in (encoder.fine_dim, encoder.coarse_dim))
+    grown = engine.Retriever.from_pretrained(encoder, coarse_dtype=dtype)
+    given = engine.Retriever.from_embeddings(fine[:200], coarse[:200], coarse_dtype=dtype)
+    grown.add(embeddings=both(coarse[:200], fine[:200]))
+    for r in (grown, given):
+        r.add(embeddings=both(coarse[200:] * 3, fine[200:]))
+    np.testing.assert_array_equal(grown.index.coarse, given.index.coarse)
+    assert grown.index.header.coarse_dtype == dtype
+    assert grown.index.header.quantization == given.index.header.quantization
+    with pytest.raises(engine.InvalidArgument, match=r"coarse_dtype: expected .*int8"):
+        engine.Retriever.from_pretrained(encoder, coarse_dtype="int4")  # type: ignore[arg-type]
+
+
 def test_int8_without_its_scale_is_refused() -> None:
     """Saved, it could not be opened."""
     rounded, how = round_coarse(torch.ones(2, 4), "int8")

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from benchmarks import gpu_search
 from benchmarks.machine import about
-from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, outcome, replayed
-from benchmarks.timing import ceilings, milliseconds, percentiles
+from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, outcome
+from benchmarks.timing import ceilings, milliseconds, percentiles, replayed
 from kernels import TopK, _triton, coarse_topk, rerank_topk
 from kernels.score import score_pairs
 

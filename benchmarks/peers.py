@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.timing import replayed
 from engine import Embeddings
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "NotSupported",
     "chunked",
     "outcome",
-    "replayed",
 ]
 
 Search = Callable[[], Any]
@@ -90,23 +90,6 @@ def chunked(
     scores, rows = (torch.cat(part, 1) for part in zip(*parts, strict=True))
     found, order = torch.topk(scores, min(k, scores.shape[1]))
     return found, rows.gather(1, order)
-
-
-def replayed(search: Search) -> Search:
-    """A torch peer as a CUDA graph, its best setting for few queries: the host launches once. On a CPU: itself."""
-    found = search()
-    if not torch.cuda.is_available():
-        return search
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = search()
-
-    def again() -> Any:
-        graph.replay()
-        return found
-
-    return again
 
 
 def matmul_topk(queries: Tensor, items: Tensor, k: int) -> Search:

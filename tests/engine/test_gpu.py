@@ -15,8 +15,8 @@ from PIL import Image
 import engine
 from engine import fine as fine_module
 from tests.conftest import CHECKPOINT, PICTURES
-from tests.engine.test_retriever import COARSE, assert_found, brute_force, vectors
-from tests.engine.test_tiers import both
+from tests.engine.test_retriever import COARSE, vectors
+from tests.engine.test_tiers import assert_finds_what_brute_force_finds, both
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,11 +33,7 @@ def test_every_tier_finds_what_brute_force_finds(
 ) -> None:
     """Four segments, one of them not saved, and rows that were removed."""
     monkeypatch.setattr(fine_module, "GATHERED_BYTES", 40_000)  # several blocks of queries
-    fine, queries = vectors(COUNT).astype(dtype), vectors(batch, seed=1)
-    coarse, coarse_queries = vectors(COUNT, COARSE, seed=2), vectors(batch, COARSE, seed=3)
-    live = np.ones(COUNT, dtype=bool)
-    live[GONE] = False
-    asked = both(coarse_queries, queries)
+    fine, coarse = vectors(COUNT).astype(dtype), vectors(COUNT, COARSE, seed=2)
     engine.Retriever.from_embeddings(fine[:3000], coarse[:3000], device="cuda").save(tmp_path)
     with engine.Retriever(tmp_path, device="cuda", fine_tier=tier) as r:
         for first, last in ((3000, 3001), (3001, 4500), (4500, COUNT)):
@@ -45,22 +41,7 @@ def test_every_tier_finds_what_brute_force_finds(
             if last < COUNT:
                 r.save()
         r.remove(GONE)
-        assert_found(r.search(asked, 7, mode="exact"), brute_force(queries, fine, 7, live))
-        expected = brute_force(coarse_queries, coarse, 20, live)
-        assert_found(r.search(asked, 20, mode="coarse"), expected)
-        among = np.zeros((batch, COUNT), dtype=bool)
-        for query, rows in enumerate(expected[1]):
-            among[query, rows] = True
-        assert_found(r.search(asked, 7, candidates=20), brute_force(queries, fine, 7, among))
-        allowed = np.random.default_rng(5).random((batch, COUNT)) < 0.2
-        found = r.search(asked, 7, mode="exact", filter=allowed)
-        assert_found(found, brute_force(queries, fine, 7, allowed & live))
-        r.save()
-        r.compact()
-        kept = np.flatnonzero(live)
-        found = r.search(asked, 7, mode="exact")
-        assert_found(found, brute_force(queries, fine[kept], 7))
-        assert found.ids == kept[found.rows.cpu().numpy()].tolist()
+        assert_finds_what_brute_force_finds(r, fine, coarse, GONE, batch)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])

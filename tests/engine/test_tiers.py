@@ -38,6 +38,34 @@ def both(coarse: NDArray[Any], fine: NDArray[Any]) -> engine.Embeddings:
     return engine.Embeddings(torch.from_numpy(coarse), torch.from_numpy(fine))
 
 
+def assert_finds_what_brute_force_finds(
+    r: engine.Retriever, fine: NDArray[Any], coarse: NDArray[Any], gone: list[int], batch: int
+) -> None:
+    """In every mode, with and without a filter, saved and compacted; `gone`: rows that were removed."""
+    count = len(fine)
+    queries, coarse_queries = vectors(batch, seed=1), vectors(batch, COARSE, seed=3)
+    live = np.ones(count, dtype=bool)
+    live[gone] = False
+    asked = both(coarse_queries, queries)
+    assert_found(r.search(asked, 7, mode="exact"), brute_force(queries, fine, 7, live))
+    expected = brute_force(coarse_queries, coarse, 20, live)
+    assert_found(r.search(asked, 20, mode="coarse"), expected)
+    among = np.zeros((batch, count), dtype=bool)
+    for query, rows in enumerate(expected[1]):
+        among[query, rows] = True
+    assert_found(r.search(asked, 7, candidates=20), brute_force(queries, fine, 7, among))
+    allowed = np.random.default_rng(5).random((batch, count)) < 0.2
+    found = r.search(asked, 7, mode="exact", filter=allowed)
+    assert_found(found, brute_force(queries, fine, 7, allowed & live))
+    r.save()
+    assert_found(r.search(asked, 7, candidates=20), brute_force(queries, fine, 7, among))
+    r.compact()
+    kept = np.flatnonzero(live)
+    found = r.search(asked, 7, mode="exact")
+    assert_found(found, brute_force(queries, fine[kept], 7))
+    assert found.ids == kept[found.rows.cpu().numpy()].tolist()
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("batch", [0, 1, 9])
@@ -45,29 +73,9 @@ def test_every_tier_finds_what_brute_force_finds(
     tmp_path: Path, tier: Any, dtype: Any, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fine_module, "GATHERED_BYTES", 40_000)  # several blocks of queries
-    fine, queries = vectors(129), vectors(batch, seed=1)
-    coarse, coarse_queries = vectors(129, COARSE, seed=2), vectors(batch, COARSE, seed=3)
-    live = np.ones(129, dtype=bool)
-    live[[5, 60, 128]] = False
-    asked = both(coarse_queries, queries)
     with grown(tmp_path, tier, dtype) as r:
-        assert_found(r.search(asked, 7, mode="exact"), brute_force(queries, fine, 7, live))
-        expected = brute_force(coarse_queries, coarse, 20, live)
-        assert_found(r.search(asked, 20, mode="coarse"), expected)
-        among = np.zeros((batch, 129), dtype=bool)
-        for query, rows in enumerate(expected[1]):
-            among[query, rows] = True
-        assert_found(r.search(asked, 7, candidates=20), brute_force(queries, fine, 7, among))
-        allowed = np.random.default_rng(5).random((batch, 129)) < 0.2
-        found = r.search(asked, 7, mode="exact", filter=allowed)
-        assert_found(found, brute_force(queries, fine, 7, allowed & live))
-        r.save()
-        assert_found(r.search(asked, 7, candidates=20), brute_force(queries, fine, 7, among))
-        r.compact()
-        kept = np.flatnonzero(live)
-        found = r.search(asked, 7, mode="exact")
-        assert_found(found, brute_force(queries, fine[kept], 7))
-        assert found.ids == kept[found.rows.numpy()].tolist()
+        fine, coarse = vectors(129), vectors(129, COARSE, seed=2)
+        assert_finds_what_brute_force_finds(r, fine, coarse, [5, 60, 128], batch)
 
 
 def test_an_empty_index_in_every_tier(tmp_path: Path) -> None:

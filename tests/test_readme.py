@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.cpu_search import at_recall
 from benchmarks.encoders import table
 from tests.conftest import ROOT
 
@@ -88,6 +89,32 @@ def test_the_dims_are_what_the_evaluation_wrote() -> None:
     words = " ".join(README.read_text(encoding="utf-8").split())
     assert f"16 PCA dims find {wide:.1f} of the {full:.1f} (t→i R@1)" in words
     assert f"8 dims {narrow:.1f}." in words
+
+
+def test_what_others_take_is_what_the_benchmark_wrote() -> None:
+    file = ROOT / "benchmarks/results/cpu_search.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    words = " ".join(README.read_text(encoding="utf-8").split())
+
+    def times(kind: str, method: str, batch: int) -> float:
+        given = {"kind": kind, "N": 1_000_000, "D": 768, "method": method}
+        return next(
+            row["ratio"] for row in at_recall([row for row in rows if given.items() <= row.items()])
+            if row["B"] == batch
+        )  # fmt: skip
+
+    one, many, clusters = (
+        times(kind, "FAISS flat", batch)
+        for kind, batch in (("real", 1), ("real", 256), ("clusters", 256))
+    )
+    assert (
+        f"A flat search takes {one:.0f} times as long as ours for one query and {many:.1f} for 256 "
+        f"({clusters:.1f} over the clusters of the report)"
+    ) in words
+    least = min(times("real", "FAISS PCA64,Flat,RFlat", batch) for batch in (1, 32, 256))
+    single = times("real", "FAISS PCA64,SQ8,RFlat", 1)
+    assert f"our own method in FAISS at least {least:.1f} times" in words
+    assert f"with its 8-bit vectors {single:.1f} for one query" in words
 
 
 def test_every_make_target_named_is_there() -> None:

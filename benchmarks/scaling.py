@@ -5,6 +5,7 @@ candidates of D dims in float16. To their medians a sum of terms is fitted, each
 relative errors least; then held against points that it has not seen, four times larger than any that it has.
 
     coarse   a call + items + their bytes (N d) + scores (B N) + multiply-adds (B N d) + candidates (B C)
+             + survivors (B √(C N): so many more reach a floor that was guessed from a sample)
     rerank   a call + candidates (B C) + their bytes (B C D 2)
 
 For H100s nothing is measured here. The floor is what ceilings measured on one allow; what is expected is the floor
@@ -19,6 +20,7 @@ import argparse
 import gc
 import itertools
 import json
+import math
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +147,7 @@ def terms(op: str, point: Row) -> dict[str, float]:
         return {"call": 1, "candidate": b * c, "byte": 2 * b * c * point["D"]}
     n, d = point["N"], point["d"]
     return {"call": 1, "item": n, "byte": n * d, "score": b * n, "multiply-add": b * n * d,
-            "candidate": b * c}  # fmt: skip
+            "candidate": b * c, "survivor": b * math.sqrt(c * n)}  # fmt: skip
 
 
 def fit(counted: Sequence[Mapping[str, float]], times: Sequence[float]) -> dict[str, float]:

@@ -24,7 +24,7 @@ def guarantees(
         filtered: not all items might be found; a calibration says nothing of such searches.
     """
     if candidates is None:
-        return tuple("exact" for _ in best.rows)
+        return tuple("exact" for _ in range(len(best.rows)))
     calibration = snapshot.index.header.calibration
     kept: Guarantee | None = None
     if (

@@ -242,9 +242,11 @@ class Retriever:
             return best, None, 0.0, self._clock() - started
         assert queries.coarse is not None  # Snapshot.project sees to it
         keep = k if mode == "coarse" else candidates
-        best = listed = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
+        listed = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
         coarse_done = self._clock()
-        if mode == "two_stage":
+        if mode == "coarse":
+            best = snapshot.scaled(queries.coarse, listed)
+        else:
             best = snapshot.fine.rerank(queries.fine, listed.rows, k, self.backend)
         return best, listed, coarse_done - started, self._clock() - coarse_done
 

@@ -88,7 +88,10 @@ class Snapshot:
         return len(self.coarse), longest
 
     def find_candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
-        """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them."""
+        """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them.
+
+        Where the index holds int8, scores are products of integers: `scaled` makes coarse scores of them.
+        """
         captured = self.captured.get((len(queries), k)) if mask is self.live else None
         if captured is not None:
             return captured(queries)
@@ -98,14 +101,17 @@ class Snapshot:
         max_norm = None
         if isfinite(self._longest[1]):
             max_norm = self._longest[1] * 1.01  # rounding
+        if self.index.header.quantization is not None:
+            queries, _ = queries_to_int8(queries)
+        return coarse_topk(queries, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend)
+
+    def scaled(self, queries: Tensor, found: TopK) -> TopK:
+        """What `find_candidates` found, with coarse scores."""
         quantization = self.index.header.quantization
         if quantization is None:
-            return coarse_topk(
-                queries, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend
-            )
-        asked, scales = queries_to_int8(queries)
-        best = coarse_topk(asked, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend)
-        return TopK(best.scores.mul_(scales).mul_(quantization.scale), best.rows)
+            return found
+        _, scales = queries_to_int8(queries)
+        return TopK(found.scores * scales * quantization.scale, found.rows)
 
     def capture(self, queries: Embeddings, k: int, candidates: int, backend: str) -> None:
         """Make CUDA graphs of both stages, for two-stage searches of as many queries that no filter narrows.

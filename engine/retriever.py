@@ -140,7 +140,7 @@ class Retriever:
         """An empty retriever over the encoder of a checkpoint or export; fill it with `add`.
 
         Where the encoder gives fine vectors only (CLIP, SigLIP), the index learns their reduction to
-        min(64, D) dims from its first items: add many at once. So is what int8 takes a value for.
+        min(64, D) dims from its first items: add many at once. So is the scale of int8.
         """
         check_one_of("coarse_dtype", coarse_dtype, get_args(CoarseDtype))
         if isinstance(checkpoint, str | Path):

@@ -259,7 +259,7 @@ class Index:
         """No items yet, for the vectors of one checkpoint; the fine ones in float32.
 
         reduces: the checkpoint gives fine vectors only; the reduction, a prefix until then, is learned from the
-            first items. So is what int8 takes a value for.
+            first items. So is the scale of int8.
         """
         header = Header(
             coarse_dim,

@@ -51,7 +51,8 @@ class Collection:
             assert vectors.coarse is not None  # `project` sees to it
             index, coarse = snapshot.index, vectors.coarse
             quantization = index.header.quantization
-            if quantization is not None and not index.row_count:  # learned from the first items
+            if quantization is not None and len(added) and not index.row_count:
+                # The first items decide the scale.
                 coarse, quantization = round_coarse(coarse, "int8")
                 index = replace(index, header=replace(index.header, quantization=quantization))
             elif quantization is not None:

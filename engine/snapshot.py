@@ -15,7 +15,7 @@ from engine.fine import FineVectors, Tier
 from engine.index import Index
 from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident, as_array
-from engine.rounding import queries_to_int8, round_coarse, to_int8
+from engine.rounding import queries_to_int8, round_coarse
 from kernels import TopK, coarse_topk
 from kernels.checks import TRITON_MAX_COARSE_D, choose_backend
 
@@ -149,18 +149,14 @@ class Snapshot:
         """The index, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""
         items = torch.from_numpy(self.index.fine).float()
         matrix = learn_reduction(torch.cat([items, fine.cpu().float()]), self.coarse.shape[1])
-        parts = [
-            reduced(part, matrix)
-            for part in items.split([len(segment) for segment in self.index.segments])
-        ]
-        quantization = self.index.header.quantization
+        coarse, quantization = reduced(items, matrix), self.index.header.quantization
         if quantization is None:
-            parts = [part.to(self.coarse.dtype) for part in parts]
-        elif parts:
-            every = torch.cat([*parts, reduced(fine.cpu(), matrix)])
-            quantization = round_coarse(every, "int8")[1]
-            assert quantization is not None  # int8 has one
-            parts = [to_int8(part, quantization.scale) for part in parts]
+            coarse = coarse.to(self.coarse.dtype)
+        elif len(items):  # else those that follow decide
+            every = torch.cat([coarse, reduced(fine.cpu(), matrix)])
+            rounded, quantization = round_coarse(every, "int8")
+            coarse = rounded[: len(items)]
+        parts = coarse.split([len(segment) for segment in self.index.segments])
         return self.index.reduced(matrix.numpy(), [as_array(part) for part in parts], quantization)
 
     def project(self, vectors: Embeddings, *, coarse_too: bool, items: bool = False) -> Embeddings:

@@ -294,10 +294,11 @@ class _Build:
         """Whether a segment more or less would make no other vectors."""
         if self.encoder is None:
             return self.retriever is not None
-        items = len(self._filled())
+        index = self._filled().index
         if self.encoder.coarse_dim is None:
-            return items >= SETTLED
-        return items > 0 or self.coarse_dtype != "int8"  # whose scale the first items decide
+            return len(index) >= SETTLED
+        # The first items decide the scale of int8.
+        return index.row_count > 0 or index.header.quantization is None
 
     def _due(self) -> int:
         """How many entries the next segment is of."""

@@ -183,12 +183,13 @@ def test_int8_has_the_same_scale(
     encoder = engine.open_encoder(untrained)
     monkeypatch.setattr(build, "SETTLED", 20)
     monkeypatch.setattr(build, "SAVE_SECONDS", 0.0)
-    sources, options = [folder], {"checkpoint": encoder, "coarse_dtype": "int8"}
+    sources = [folder]
+    options: dict[str, Any] = {"checkpoint": encoder, "coarse_dtype": "int8"}
     interrupted(monkeypatch, sources, tmp_path / "stopped", 1, "save", **options)
     assert len(engine.Index.open(tmp_path / "stopped")) >= 16  # 20 entries, some of them broken
-    build_index(sources, tmp_path / "stopped", segment=SEGMENT, **options)  # type: ignore[arg-type]
+    build_index(sources, tmp_path / "stopped", segment=SEGMENT, **options)
     monkeypatch.setattr(build, "SAVE_SECONDS", 1e9)
-    report = build_index(sources, tmp_path / "whole", segment=SEGMENT, **options)  # type: ignore[arg-type]
+    report = build_index(sources, tmp_path / "whole", segment=SEGMENT, **options)
     found = engine.Index.open(tmp_path / "stopped")
     assert found.header == report.index.header
     np.testing.assert_array_equal(found.coarse, report.index.coarse)

@@ -194,6 +194,9 @@ def test_an_empty_index_takes_coarse_vectors_in_fewer_bits(untrained: Path, dtyp
     fine, coarse = (vectors(300, dim, seed=dim) for dim in (encoder.fine_dim, encoder.coarse_dim))
     grown = engine.Retriever.from_pretrained(encoder, coarse_dtype=dtype)
     given = engine.Retriever.from_embeddings(fine[:200], coarse[:200], coarse_dtype=dtype)
+    before = grown.index
+    grown.add(embeddings=both(coarse[:0], fine[:0]))
+    assert grown.index is before
     grown.add(embeddings=both(coarse[:200], fine[:200]))
     for r in (grown, given):
         r.add(embeddings=both(coarse[200:] * 3, fine[200:]))

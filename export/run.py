@@ -111,7 +111,8 @@ def _write(
     graphs: dict[Tower, Graph] = {}
     for tower in TOWERS:
         with _timed(seconds, f"{tower}.onnx"), progress(f"exporting {tower}.onnx", 1) as advance:
-            towers[tower] = exported_tower(checkpoint, tower, settings.dtype, rotation)
+            made = exported_tower(checkpoint, tower, settings.dtype, rotation)
+            towers[tower] = made.cpu()  # where the examples are: learning may have left it on a GPU
             graphs[tower] = _graph(towers[tower], tower, inputs, draft, profile)
             advance(1)
     engines = tuple(

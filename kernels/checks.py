@@ -18,7 +18,7 @@ __all__ = ["available_backends", "check_coarse", "check_rerank", "choose_backend
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 BACKENDS = ("auto", "torch", "triton")
 TRITON_MAX_K = 4096  # the widest sort its last kernel holds
-TRITON_MAX_COARSE_D = 256  # beyond, a tile of whole vectors leaves no room to pipeline
+TRITON_MAX_COARSE_D = 4096  # longer rows leave a program too few registers to score several
 
 
 def check_coarse(

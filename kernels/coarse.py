@@ -4,7 +4,7 @@
     result[b]   = the k items of best score among those the mask allows
 
 Shapes   queries [B, d], items [N, d], mask [N] or [B, N] -> scores [B, k], rows [B, k].
-         Any B, N >= 0, d >= 1, k >= 1 (Triton: d <= 256, k <= 4096); any strides; N * d may exceed 2^31.
+         Any B, N >= 0, d >= 1, k >= 1 (Triton: d, k <= 4096); any strides; N * d may exceed 2^31.
 Dtypes   float32, float16, bfloat16, float8_e4m3fn: products and sums in float32, in the one
          fixed order of `kernels/score.py`. int8: summed in int32, then rounded to float32
          (exact up to 2^24); the order of results is that of the float32 score.

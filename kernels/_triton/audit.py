@@ -3,10 +3,10 @@
 The launchers run on tensors that have a shape and no memory, and what they would launch is
 recorded; so the audit compiles what a search launches, and a kernel that no case reaches is an
 error. For each: registers, spills, shared memory, tensor instructions, instructions per score in
-the inner loop (budget: d / 16) and, for `dot_max`, the time that the code
+the inner loop (budget: d / 16; of chunks, theirs) and, for `dot_max` and `dot_max_long`, the time that the code
 predicts on an H100 as a multiple of the floor. It predicts; it measures nothing.
 
-Exit code 1: a compile error, a spill (in `dot_max`: one in its inner loop), or no tensor instructions in `dot_max`.
+Exit code 1: a compile error, a spill (in those: one in their inner loop), or no tensor instructions in them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ __all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "comp
 
 ARCHES = {"sm_80": (8, 0), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
 DTYPES = (torch.float16, torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
+PRODUCTS = ("dot_max", "dot_max_long")
 TENSOR = re.compile(r"\b(HGMMA|HMMA|IMMA|IGMMA|QGMMA|QMMA|UTC\w*MMA)")
 
 # An H100, for the prediction: the ceilings in docs/LOG.md, and its issue rate.
@@ -72,6 +73,11 @@ CASES = (
     Case("coarse", 256, 1_000_000, 128, 1024, 2),
     Case("coarse", 2048, 1_000_000, 256, 4096),
     Case("coarse", 7, 500, 8, 10),
+    Case("coarse", 1, 1_000_000, 768, 10, quick=True),
+    Case("coarse", 256, 1_000_000, 768, 10, quick=True),
+    Case("coarse", 48, 1_000_000, 1152, 128, 1),
+    Case("coarse", 300, 1_000_000, 4096, 128, 2, max_norm=None),
+    Case("coarse", 3, 400, 1024, 10),
     Case("coarse", 256, 20_000, 16, 4096, 2),
     Case("rerank", 1, 128, 768, 10, quick=True),
     Case("rerank", 256, 128, 768, 10, quick=True),
@@ -120,7 +126,7 @@ class Report:
             return self.error
         if self.spills:
             return f"{self.spills} spill instructions"
-        if self.kernel == "dot_max" and not self.tensor:
+        if self.kernel in PRODUCTS and not self.tensor:
             return "no tensor instructions"
         return ""
 
@@ -310,10 +316,12 @@ def _predict(
     memory = case.count * case.d * itemsize / H100_BYTES
     block_b, block_n = constants["BLOCK_B"], constants["BLOCK_N"]
     padded = -(-case.batch // block_b) * block_b * case.count
-    issued = padded / (block_b * block_n) * len(loop) * warps
+    chunk = constants.get("CHUNK", case.d)
+    issued = padded / (block_b * block_n) * -(-case.d // chunk) * len(loop) * warps
     issue = issued / (4 * H100_PROCESSORS * H100_CLOCK)
     maxima = 4.0 * case.batch * case.count / launch.tiles / H100_BYTES
-    multiply = 2.0 * padded * constants["PAD"] / rate
+    width = -(-case.d // chunk) * chunk if "CHUNK" in constants else constants["PAD"]
+    multiply = 2.0 * padded * width / rate
     floor = max(memory, products / rate)
     best = max(memory + maxima, multiply, issue)
     return best / floor, (memory + maxima + multiply + issue) / floor
@@ -342,12 +350,12 @@ def examine(launch: Launch, arch: str) -> Report:
     report.shared = compiled.metadata.shared
     hot = [text for _, text in code]
     report.tensor = sum(bool(TENSOR.search(text)) for _, text in code)
-    if launch.name == "dot_max":
+    if launch.name in PRODUCTS:
         hot = loop = _inner_loop(code)  # registers kept aside before and after it cost nothing
         threads = 32 * dict(launch.options)["num_warps"]
         scores = constants["BLOCK_B"] * constants["BLOCK_N"] / threads
         report.per_score = round(len(loop) / scores, 2)
-        report.budget = case.d / 16
+        report.budget = constants.get("CHUNK", case.d) / 16
         if arch == "sm_90":
             itemsize = getattr(torch, launch.dtype).itemsize
             best, worst = _predict(launch, constants, loop, itemsize)
@@ -366,7 +374,7 @@ def audit(arches: list[str], quick: bool = False, workers: int = 2) -> list[Repo
         (launch, arch)
         for arch in arches
         for launch in launches(ARCHES[arch], quick)
-        if not quick or launch.dtype == "float16" or launch.name == "dot_max"
+        if not quick or launch.dtype == "float16" or launch.name in PRODUCTS
     ]
     missed = set(discover()) - {launch.name for launch, _ in jobs}
     if missed:

@@ -17,14 +17,20 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._triton.device import INTERPRETS, Layout, capability_of, on_device, take_workspace
-from kernels._triton.launch import MAX_REGISTERS, CoarseLaunch, coarse_launch, power
-from kernels._triton.maxima import dot_max
+from kernels._triton.launch import (
+    MAX_REGISTERS,
+    CoarseLaunch,
+    chunk_dims,
+    coarse_launch,
+    power,
+    rows_at_a_time,
+)
+from kernels._triton.maxima import dot_max, dot_max_long
 from kernels._triton.selection import finish, rescore, select_groups
 from kernels.topk import TopK
 
 __all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
 
-RESCORE_ROWS = 128  # rows that one program of `rescore` takes
 MANY_QUERIES = 128  # as many programs, one a query, fill a GPU with few warps each
 
 
@@ -160,21 +166,27 @@ def _search_part(
         "PAD": max(power(d), 64), "BLOCK_N": launch.block_n, "MASK": mode,
         "FP8": fp8, "WIDE": tl.int32 if integer else tl.float32, "enable_fp_fusion": False,
     }  # fmt: skip
-    gamma, direct = error_factor(d, dtype), launch.direct
+    gamma, direct, rows = error_factor(d, dtype), launch.direct, rows_at_a_time(d)
     at = {name: buffers.get(name, buffers["hits"]) for name in _NAMES}  # unused where direct
     if not direct:
-        pad = max(power(d), 32 if integer or fp8 else 16)
+        pad, chunk = max(power(d), 32 if integer or fp8 else 16), chunk_dims(d, dtype.itemsize)
         blocks = -(-batch // launch.block_b)
         peaks = not integer and max_norm is None
         registers = MAX_REGISTERS if peaks or fp8 else launch.registers
-        dot_max[(sizes.n_spans * blocks,)](
+        given = (
             queries, items, flags, at["group_max"], at["bundle_max"], at["peaks"],
             batch, count, d, sizes.n_spans, launch.tiles, 1.02 * (max_norm or 0.0), *strides,
-            PAD=pad, BLOCK_B=launch.block_b, BLOCK_N=launch.block_n, BUNDLE=launch.bundle, MASK=mode,
-            FULL_D=pad == d, FP8=fp8, INTEGER=integer, FACTOR=_factor(dtype), STAGES=launch.stages,
-            PEAKS=peaks,
-            num_warps=launch.warps, maxnreg=registers, enable_fp_fusion=True,
         )  # fmt: skip
+        constants: dict[str, Any] = {
+            "BLOCK_B": launch.block_b, "BLOCK_N": launch.block_n, "BUNDLE": launch.bundle,
+            "MASK": mode, "FP8": fp8, "INTEGER": integer, "FACTOR": _factor(dtype),
+            "STAGES": launch.stages, "PEAKS": peaks,
+            "num_warps": launch.warps, "maxnreg": registers, "enable_fp_fusion": True,
+        }  # fmt: skip
+        if chunk:
+            dot_max_long[(sizes.n_spans * blocks,)](*given, CHUNK=chunk, **constants)
+        else:
+            dot_max[(sizes.n_spans * blocks,)](*given, PAD=pad, FULL_D=pad == d, **constants)
         warps = 4 if batch >= MANY_QUERIES else 8
         select_groups[(batch,)](
             queries, at["group_max"], at["bundle_max"], at["peaks"], at["reaches"], at["lows"],
@@ -184,18 +196,18 @@ def _search_part(
             NORM=max_norm is not None, BLOCK=256 * warps, num_warps=warps, maxnreg=MAX_REGISTERS,
             enable_fp_fusion=False,
         )  # fmt: skip
-        rows = max(RESCORE_ROWS, launch.tiles)
-        parts = -(-(sizes.k + sizes.k // 4) * launch.tiles // rows)  # a few more than k groups
+        together = max(rows, launch.tiles)
+        parts = -(-(sizes.k + sizes.k // 4) * launch.tiles // together)  # a few more than k groups
         rescore[(parts, batch)](
             queries, items, flags, at["lows"], at["groups"], at["group_count"],
             at["hits"], at["hit_count"], count, d, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-            ROWS=rows, num_warps=4 if exact["PAD"] < 128 else 8, maxnreg=MAX_REGISTERS, **exact,
+            ROWS=together, num_warps=4 if exact["PAD"] < 128 else 8, maxnreg=MAX_REGISTERS, **exact,
         )  # fmt: skip
     finish[(batch,)](
         queries, items, flags, at["group_max"], at["peaks"], at["reaches"],
         at["lows"], at["group_count"], at["hits"], at["hit_count"], out.scores, out.rows,
         count, sizes.k, d, sizes.n_spans, *strides, sizes.cap, sizes.hit_cap, launch.tiles,
-        GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8,
+        ROWS=min(rows, launch.block_n), GAMMA=gamma, WIDTH=sizes.width, DIRECT=direct, num_warps=8,
         maxnreg=MAX_REGISTERS, **exact,
     )  # fmt: skip
 

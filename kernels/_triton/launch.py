@@ -14,10 +14,11 @@ import torch
 
 from kernels._triton.launch_table import TABLE
 
-__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "coarse_launch", "power",
-           "rerank_launch", "shape_class", "sort_warps"]  # fmt: skip
+__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "chunk_dims", "coarse_launch",
+           "power", "rerank_launch", "rows_at_a_time", "shape_class", "sort_warps"]  # fmt: skip
 
 MAX_K = 4096
+HELD_D = 256  # longer vectors go through `dot_max_long`: tiles of whole ones leave no room to pipeline
 MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 64 or 128 and spills a few instead
 INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
 FEW_PROGRAMS = 128  # would leave a GPU's multiprocessors idle
@@ -53,6 +54,16 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def chunk_dims(d: int, itemsize: int) -> int:
+    """Dims that `dot_max_long` multiplies at a time, 128 bytes of them; 0: `dot_max` takes all d at once."""
+    return 128 // itemsize if d > HELD_D else 0
+
+
+def rows_at_a_time(d: int) -> int:
+    """Rows that one program of `rescore`, or of `finish` where it walks, scores at a time: what registers hold."""
+    return min(128, max(32768 // power(d), 1))
+
+
 def sort_warps(width: int) -> int:
     """Warps of a kernel that sorts `width` 64-bit keys: at best 2 keys a thread (H200).
 
@@ -82,13 +93,18 @@ def _default_blocks(
         "middle": (64, 128, 4, 4, MAX_REGISTERS),
         "large": (128, 64, 4, 4, 168) if pad * itemsize <= 128 else (128, 64, 8, 3, 128),
     }[size]
-    if size == "large" and itemsize == 4:
+    chunk = chunk_dims(pad, itemsize)
+    if chunk and size == "large":  # queries are read again for every tile of items: large tiles
+        block_b, block_n, warps, stages, registers = 128, 128, 8, 4, MAX_REGISTERS
+    elif size == "large" and itemsize == 4:
         block_b, warps, registers = 64, 4, 168 if pad <= 64 else MAX_REGISTERS
     if capability != (9, 0):  # elsewhere the product holds more of them
         registers = MAX_REGISTERS
     budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096
 
     def needed() -> int:  # the queries, the pipeline of item tiles, the maxima on their way out
+        if chunk:
+            return chunk * itemsize * stages * (block_b + block_n)
         return pad * itemsize * (block_b + stages * block_n) + 4 * block_b
 
     while needed() > budget and stages > 2:
@@ -120,13 +136,13 @@ def coarse_launch(
     if count < 8 * k or count <= 4 * block_n:  # too few groups to leave any out
         block_n = 16 if capability == INTERPRETED else 128
         return CoarseLaunch(True, 1, block_n, 1, 4, 1, 1, batch)
-    if size == "large" and (masked or pad != d):  # masks take registers
+    if size == "large" and (masked or (pad != d and d <= HELD_D)):  # masks take registers
         block_b, registers = max(block_b // 2, 16), MAX_REGISTERS
     if masked:
         block_n = max(block_n // 2, 16)
     # A group of T items costs 4 / T bytes an item to write, and k groups of T rows to rescore,
     # whose bytes, scattered as they are, count twice.
-    tiles = min(max(_nearest_power((2 * count / (k * d * itemsize)) ** 0.5), 2), 128)
+    tiles = min(max(_nearest_power((2 * count / (k * d * itemsize)) ** 0.5), 2), rows_at_a_time(d))
     while tiles > 2 and count < 4 * k * tiles:  # at least 4 k groups
         tiles //= 2
     spans = -(-count // (block_n * tiles))

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from kernels._triton.scoring import fp8_or_same, wide
 
-__all__ = ["dot_max"]
+__all__ = ["dot_max", "dot_max_long"]
 
 
 @triton.jit
@@ -53,6 +53,15 @@ def _store_maxima(
         tl.store(bundle_max + at, largest, mask=live_b[None, :])
 
 
+@triton.jit
+def _store_peak(peaks, span, peak, most, INTEGER: tl.constexpr, PEAKS: tl.constexpr):
+    """PEAKS: the largest entry of the span is that of `peak`, else `most`."""
+    if not INTEGER:
+        if PEAKS:  # every program of the span writes the same
+            most = tl.max(tl.max(peak.to(tl.float32), 1), 0)
+        tl.store(peaks + span, most)
+
+
 @triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES", "most"])
 def dot_max(
     # inputs
@@ -86,8 +95,7 @@ def dot_max(
     kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
     lowest: tl.constexpr = -(2**31) if INTEGER else -float("inf")
     best = tl.full([BLOCK_N, BLOCK_B], lowest, kind)
-    if PEAKS:
-        peak = tl.zeros([BLOCK_N, PAD], FACTOR)
+    peak = tl.zeros([BLOCK_N, PAD] if PEAKS else [1, 1], FACTOR)
 
     place = tl.arange(0, BLOCK_N)
     first = span * TILES * BLOCK_N
@@ -122,8 +130,58 @@ def dot_max(
     _store_maxima(
         best, group_max, bundle_max, span, n_spans, b, live_b, BLOCK_N, BLOCK_B, BUNDLE, INTEGER
     )
+    _store_peak(peaks, span, peak, most, INTEGER, PEAKS)
 
-    if not INTEGER:
-        if PEAKS:  # every program of the span writes the same
-            most = tl.max(tl.max(peak.to(tl.float32), 1), 0)
-        tl.store(peaks + span, most)
+
+@triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES", "most"])
+def dot_max_long(
+    # inputs
+    queries, items, mask,
+    # outputs
+    group_max, bundle_max, peaks,
+    # shapes, and what no |entry| exceeds, where the caller knows that
+    B, N, d, n_spans, TILES, most,
+    stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn,
+    # constants
+    CHUNK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_N: tl.constexpr, BUNDLE: tl.constexpr,
+    MASK: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
+    FACTOR: tl.constexpr, STAGES: tl.constexpr, PEAKS: tl.constexpr,
+):  # fmt: skip
+    """`dot_max` for vectors that are too long to hold: CHUNK dims at a time, of the queries too."""
+    blocks = tl.cdiv(B, BLOCK_B)
+    pid = tl.program_id(0)
+    span = (pid // blocks).to(tl.int64)
+    b = (pid % blocks).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    live_b = b < B
+    kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
+    lowest: tl.constexpr = -(2**31) if INTEGER else -float("inf")
+    best = tl.full([BLOCK_N, BLOCK_B], lowest, kind)
+    peak = tl.zeros([BLOCK_N, CHUNK] if PEAKS else [1, 1], FACTOR)
+    first = span * TILES * BLOCK_N
+    tiles = tl.minimum(tl.cdiv(N - first, BLOCK_N), TILES).to(tl.int32)
+    for tile in tl.range(0, tiles):
+        n = first + wide(tile) * BLOCK_N + tl.arange(0, BLOCK_N)
+        live_n = n < N
+        scores = tl.zeros([BLOCK_N, BLOCK_B], kind)
+        for chunk in tl.range(0, tl.cdiv(d, CHUNK), num_stages=STAGES):
+            j = wide(chunk) * CHUNK + tl.arange(0, CHUNK)
+            live_j = j < d
+            x = tl.load(
+                items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :],
+                mask=live_n[:, None] & live_j[None, :], other=0,
+            )  # fmt: skip
+            q = tl.load(
+                queries + (b * stride_qb)[:, None] + (j * stride_qd)[None, :],
+                mask=live_b[:, None] & live_j[None, :], other=0,
+            )  # fmt: skip
+            x = fp8_or_same(x, FP8).to(FACTOR)
+            q = tl.trans(fp8_or_same(q, FP8).to(FACTOR))
+            scores = tl.dot(x, q, scores, out_dtype=kind, input_precision="tf32")
+            if PEAKS:
+                peak = tl.maximum(peak, tl.abs(x)).to(FACTOR)  # Triton 3.6 widens bfloat16
+        ok = _allowed(mask, b, live_b, n, live_n, stride_mb, stride_mn, MASK)
+        best = tl.maximum(best, tl.where(ok, scores, lowest))
+    _store_maxima(
+        best, group_max, bundle_max, span, n_spans, b, live_b, BLOCK_N, BLOCK_B, BUNDLE, INTEGER
+    )
+    _store_peak(peaks, span, peak, most, INTEGER, PEAKS)

@@ -242,16 +242,16 @@ def finish(
     N, k, d, n_spans,
     stride_qb, stride_qd, stride_xn, stride_xd, stride_mb, stride_mn, CAP, HIT_CAP, TILES,
     # constants
-    PAD: tl.constexpr, BLOCK_N: tl.constexpr, MASK: tl.constexpr,
+    PAD: tl.constexpr, BLOCK_N: tl.constexpr, ROWS: tl.constexpr, MASK: tl.constexpr,
     FP8: tl.constexpr, WIDE: tl.constexpr, GAMMA: tl.constexpr, WIDTH: tl.constexpr,
     DIRECT: tl.constexpr,
 ):  # fmt: skip
     """One program per query writes its best k: it sorts its hits, WIDTH >= k at a time.
 
-    DIRECT (few items), and where the query's lists overflowed, it walks the items in row order
-    instead, with the best WIDTH keys so far: all items, or only the groups that may still reach
-    the k-th best. What ties decide is decided here, by whole keys. `hits` then holds the keys
-    that wait, and behind them the best. WIDTH >= k and >= 2 * BLOCK_N.
+    DIRECT (few items), and where the query's lists overflowed, it walks the items instead, ROWS
+    groups of a span at a time, with the best WIDTH keys so far: all items, or only the groups that
+    may still reach the k-th best. What ties decide is decided here, by whole keys. `hits` then holds
+    the keys that wait, and behind them the best. WIDTH >= k and >= 2 * ROWS.
     """
     b = tl.program_id(0).to(tl.int64)
     hits += b * HIT_CAP
@@ -268,16 +268,18 @@ def finish(
         limit = tl.maximum(limit, (ordered_bits(tl.load(lows + b)).to(tl.int64) << 32) - 1)
         reach = tl.load(reaches + b)
     best_at = hits + WIDTH
-    place = tl.arange(0, BLOCK_N)
     i = tl.arange(0, WIDTH)
     tl.store(best_at + i, tl.full([WIDTH], NO_KEY, tl.int64))
     waiting = tl.full([], 0, tl.int32)
-    for span in range(0, n_spans + 1):  # the last, empty one merges what still waits
+    parts = n_spans * (BLOCK_N // ROWS)
+    for part in range(0, parts + 1):  # the last, empty one merges what still waits
+        span = part // (BLOCK_N // ROWS)
+        place = part % (BLOCK_N // ROWS) * ROWS + tl.arange(0, ROWS)
         first = wide(span) * TILES * BLOCK_N
         inside = wide(span) < n_spans
         tiles = tl.where(inside, TILES, 1)
         peak = reach  # with GAMMA = 0 the error is 0 whatever the peak
-        reachable = tl.full([BLOCK_N], 1, tl.int1)
+        reachable = tl.full([ROWS], 1, tl.int1)
         if not DIRECT:
             if GAMMA > 0:
                 peak = tl.load(peaks + span, mask=inside, other=0.0)
@@ -293,13 +295,13 @@ def finish(
             live = _mask_at(mask, b, rows, live, stride_mb, stride_mn, MASK)
             score = row_scores(
                 queries + b * stride_qb, items, rows, live, d, stride_qd, stride_xn, stride_xd,
-                BLOCK_N, PAD, FP8, WIDE,
+                ROWS, PAD, FP8, WIDE,
             )  # fmt: skip
             key = hit_keys(score, rows, live)
             keep = (key > limit).to(tl.int32)
             tl.store(hits + waiting + tl.cumsum(keep, 0) - 1, key, mask=keep > 0)
             waiting += tl.sum(keep, 0)
-            if (waiting + BLOCK_N > WIDTH) | (wide(span) == n_spans):
+            if (waiting + ROWS > WIDTH) | (part == parts):
                 tl.debug_barrier()  # the lists are read by other threads than wrote them
                 merged = _with_more(tl.load(best_at + i), hits, waiting, WIDTH)
                 limit = tl.maximum(limit, tl.max(tl.where(i == k - 1, merged, NO_KEY), 0))

@@ -149,7 +149,7 @@ backends = kernels.available_backends()
 assert backends["torch"] == "ok" and "CUDA" in backends["triton"], backends
 for call in (lambda: kernels.coarse_topk(q, x, 4097, backend="triton"),
              lambda: kernels.rerank_topk(q, x, rows, 4097, backend="triton"),
-             lambda: kernels.coarse_topk(torch.ones(2, 257), torch.ones(5, 257), 1, backend="triton")):
+             lambda: kernels.coarse_topk(torch.ones(2, 4097), torch.ones(5, 4097), 1, backend="triton")):
     try:
         call()
     except kernels.BackendUnavailable as error:
@@ -174,4 +174,4 @@ def test_triton_where_it_cannot_run_lists_the_inputs_and_every_reason() -> None:
     assert "int64[2, 3] on cpu" in done.stdout
     assert done.stdout.count("\n  - ") >= 4  # for each call: no CUDA, and k
     assert done.stdout.count("4097") >= 2
-    assert "d is 257; its coarse kernels take at most 256" in done.stdout
+    assert "d is 4097; its coarse kernels take at most 4096" in done.stdout

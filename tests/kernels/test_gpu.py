@@ -64,7 +64,7 @@ def test_a_drawn_case(seed: int) -> None:
         dtype=sorted(oracle.DTYPES)[seed % 5],
         batch=draw.choice([1, 7, 16, 17, 100, 129, 300]),
         items=draw.choice([1, 129, 1000, 4099, 20_011]),
-        width=draw.choice([8, 33, 64, 100, 256]),
+        width=draw.choice([8, 33, 64, 100, 256, 300, 768]),
         k=draw.choice([1, 10, 128, 1000]),
         values=draw.choice(["integers", "floats", "spread"]),
         ties=draw.choice([0.0, 0.3, 0.9]),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(REASON != "ok", reason=f"triton: {REASON}")
 
 if REASON == "ok":
     from kernels._triton import coarse, rerank
-    from kernels._triton.launch import CoarseLaunch, RerankLaunch
+    from kernels._triton.launch import CoarseLaunch, RerankLaunch, rows_at_a_time
 
     GROUPS = CoarseLaunch(
         direct=False, block_b=16, block_n=16, tiles=4, warps=4, stages=1, bundle=1, part=64
@@ -71,6 +71,42 @@ def test_a_promise_changes_no_bit(dtype: str) -> None:
     for launch in (GROUPS, BUNDLES):
         found = coarse.coarse_topk(queries, items, 7, None, max_norm=longest, launch=launch)
         assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("ints", [False, True], ids=["floats", "ties"])
+@pytest.mark.parametrize("d", [257, 600])
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_vectors_too_long_to_hold_go_in_chunks(dtype: str, d: int, ints: bool) -> None:
+    """Groups, bundles, no group maxima; columns that are no neighbours; a mask; with and without a promise."""
+    queries = vectors(3, 2 * d, dtype, 1, ints=ints)[:, ::2]
+    items = vectors(515, 2 * d, dtype, 2, ints=ints)[:, 1::2]
+    longest = float(torch.linalg.vector_norm(items.float(), dim=1).max())
+    mask = (torch.rand(3, 515, generator=torch.Generator().manual_seed(3)) < 0.5).to(DEVICE)
+    for shown in (None, mask):
+        expected = coarse_topk_reference(queries, items, 7, mask=shown)
+        for launch in (GROUPS, BUNDLES, DIRECT):
+            for promise in (None, longest):
+                found = coarse.coarse_topk(
+                    queries, items, 7, shown, max_norm=promise, launch=launch
+                )
+                assert_equal(found, expected)
+
+
+def test_long_vectors_that_tie_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `test_lists_that_overflow_are_scanned`; a span is walked in parts, as its rows are long."""
+    items = vectors(1000, 700, "float16", 9)
+    items[::2] = items[0]
+    queries = torch.stack([items[0], -items[0]])
+    expected = coarse_topk_reference(queries, items, 3)
+    launch = replace(GROUPS, block_n=64, tiles=2)
+
+    def search() -> None:
+        assert_equal(coarse.coarse_topk(queries, items, 3, None, launch=launch), expected)
+
+    buffers = counted(monkeypatch, search)
+    cap = coarse._sizes(launch, 1000, 3, items.dtype).cap
+    assert buffers["group_count"][0] > cap >= buffers["group_count"][1]
+    assert rows_at_a_time(700) < launch.block_n
 
 
 @pytest.mark.parametrize("axes", [1, 2])

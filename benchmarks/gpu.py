@@ -182,7 +182,7 @@ def floor_ms(shape: Shape, ceiling: dict[str, float]) -> float:
 
 
 def measure(shape: Shape, given: Inputs, ceiling: dict[str, float]) -> dict[str, Any]:
-    """Times of ours (called, and replayed from a graph) and of every peer."""
+    """Times of ours, called, and replayed from a graph."""
     device = given.items.device
     search = ours(shape, given)
     report: dict[str, Any] = {"shape": asdict(shape), "floor_ms": floor_ms(shape, ceiling)}
@@ -200,8 +200,6 @@ def measure(shape: Shape, given: Inputs, ceiling: dict[str, float]) -> dict[str,
     report["share_of_product"] = report["flops"] / ceiling["product_flops"]
     report["times_floor"] = best * 1e3 / report["floor_ms"]
     report["peers"] = {}
-    for name, build in (COARSE_PEERS if shape.op == "coarse" else RERANK_PEERS).items():
-        report["peers"][name] = outcome(partial(_peer, build, shape, given))
     return report
 
 
@@ -254,29 +252,33 @@ def corpora(todo: list[Shape], device: torch.device) -> Iterator[tuple[Shape, Te
         yield shape, held[1]
 
 
-def line(report: dict[str, Any]) -> str:
-    """One row of the table."""
+def line(report: dict[str, Any], peer: str | None = None) -> str:
+    """One row, of ours or of a peer."""
     shape = report["shape"]
     head = f"{shape['op']:6} B{shape['batch']:<5} N|C {shape['count']:<9} d{shape['d']:<4} k{shape['k']:<5}"
-    peers = "  ".join(
-        f"{name} {times['p50']:.3f}" if "p50" in times else f"{name} -"
-        for name, times in report["peers"].items()
-    )
+    if peer is not None:
+        times = report["peers"][peer]
+        return (
+            f"{head} {peer} {times['p50']:.3f} ms" if "p50" in times else f"{head} {peer} {times}"
+        )
     return (
         f"{head} ours {report['ours']['p50']:.3f}, graph {report['ours, graph']['p50']:.3f} ms"
-        f"  x{report['times_floor']:.2f} of floor  | {peers}"
+        f"  x{report['times_floor']:.2f} of floor"
     )
 
 
 def run(report: dict[str, Any], todo: list[Shape], device: torch.device, until: float) -> None:
-    """Fills `report["cases"]`: checks, then times; `wrong` and `not_reached` get what is so."""
+    """Fills `report["cases"]`: ours, checked and then timed, in half of the time; then the peers, one by one.
+
+    `wrong` and `not_reached` get what is so.
+    """
     report["ceilings"] = ceiling = ceilings(device, tiny=report["dry_run"])
     print(json.dumps(report["machine"]), json.dumps(ceiling), flush=True)
-    for done, (shape, items) in enumerate(corpora(todo, device)):
-        if time.monotonic() > until:
-            left = [{"section": "cases", "shape": asdict(each)} for each in todo[done:]]
-            report["not_reached"] += left
+    half, done = (time.monotonic() + until) / 2, 0
+    for shape, items in corpora(todo, device):
+        if time.monotonic() > half:
             break
+        done += 1
         given = prepare(shape, items)
         wrong = check(shape, given)
         if wrong:
@@ -285,6 +287,25 @@ def run(report: dict[str, Any], todo: list[Shape], device: torch.device, until: 
         elif not report["wrong"]:
             report["cases"].append(measure(shape, given, ceiling))
             print(line(report["cases"][-1]), flush=True)
+    report["not_reached"] += [{"section": "cases", "shape": asdict(each)} for each in todo[done:]]
+    if not report["wrong"]:
+        run_peers(report, todo[:done], device, until)
+
+
+def run_peers(
+    report: dict[str, Any], todo: list[Shape], device: torch.device, until: float
+) -> None:
+    """Fills the peers of the cases that there are, in their order."""
+    for op, peers in (("coarse", COARSE_PEERS), ("rerank", RERANK_PEERS)):
+        cases = [case for case in report["cases"] if case["shape"]["op"] == op]
+        for name, build in peers.items():
+            own = corpora([shape for shape in todo if shape.op == op], device)
+            for case, (shape, items) in zip(cases, own, strict=True):
+                if time.monotonic() > until:
+                    case["peers"][name] = {"not_reached": "no time was left"}
+                    break
+                case["peers"][name] = outcome(partial(_peer, build, shape, prepare(shape, items)))
+                print(line(case, name), flush=True)
 
 
 def sections(

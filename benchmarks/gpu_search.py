@@ -260,46 +260,61 @@ def _taken(device: torch.device, *, afresh: bool = False) -> int:
 
 
 def run(report: dict[str, Any], sizes: Sizes, device: torch.device, until: float) -> None:
-    """Fills `report["search"]`; `wrong` and `not_reached` get what is so."""
-    todo = itertools.groupby(heads(sizes), key=lambda head: (head["N"], head["D"]))
-    for (count, width), asked in todo:
-        if time.monotonic() > until:
+    """Fills `report["search"]`; `wrong` and `not_reached` get what is so. Each pool has its share of the time."""
+    todo = [
+        list(asked)
+        for _, asked in itertools.groupby(heads(sizes), key=lambda head: (head["N"], head["D"]))
+    ]
+    for place, asked in enumerate(todo):
+        now = time.monotonic()
+        if now > until:
             report["not_reached"] += ({"section": "search", **head} for head in asked)
             continue
+        count, width = asked[0]["N"], asked[0]["D"]
         pool = pool_of(count, width, sizes.coarse, max(sizes.batches), device)
-        for batch, same in itertools.groupby(asked, key=lambda head: head["B"]):
-            _search_batch(report, list(same), pool, batch, until)
+        _search_pool(report, asked, pool, now + (until - now) / (len(todo) - place))
         pool.retriever.close()
         del pool  # before the next is made
 
 
-def _search_batch(
-    report: dict[str, Any], asked: list[Row], pool: Pool, batch: int, until: float
-) -> None:
-    """Every method for one pool and batch: all of ours are checked, then all are timed."""
-    coarse, fine = pool.queries.coarse, pool.queries.fine
-    assert coarse is not None
-    queries = Embeddings(coarse[:batch], fine[:batch])
-    best, exact = exact_topk(queries.fine, pool.items.fine, asked[0]["k"])
-    for head in asked:
-        if head["method"] in OURS:
-            found = our_search(pool, queries, head["k"], head["candidates"])()
-            answer = TopK(found.scores, found.rows)
-            wrong = fault(answer, queries, pool.items, best, head["candidates"])
-            if wrong:
-                report["wrong"].append({"section": "search", **head, "fault": wrong})
-                print(f"WRONG {head}: {wrong}", flush=True)
-    done = len(report["search"])
-    for head in [] if report["wrong"] else asked:
+def _search_pool(report: dict[str, Any], asked: list[Row], pool: Pool, until: float) -> None:
+    """Every method for one pool: all of ours are checked, then timed; then the peers, one after another."""
+    rows: dict[int, Row] = {}
+    exact: dict[int, tuple[Tensor, Tensor]] = {}
+    ours = [place for place, head in enumerate(asked) if head["method"] in OURS]
+    peers = [place for place in range(len(asked)) if place not in ours]
+    for place in ours:
+        head, queries = asked[place], _of(pool, asked[place]["B"])
+        if head["B"] not in exact:
+            exact[head["B"]] = exact_topk(queries.fine, pool.items.fine, head["k"])
+        found = our_search(pool, queries, head["k"], head["candidates"])()
+        best, _ = exact[head["B"]]
+        wrong = fault(TopK(found.scores, found.rows), queries, pool.items, best, head["candidates"])
+        if wrong:
+            report["wrong"].append({"section": "search", **head, "fault": wrong})
+            print(f"WRONG {head}: {wrong}", flush=True)
+    methods = list(TWO_STAGE_PEERS) + list(EXACT_PEERS)
+    peers.sort(key=lambda place: methods.index(asked[place]["method"]))
+    for place in [] if report["wrong"] else [*ours, *peers]:
+        head, queries = asked[place], _of(pool, asked[place]["B"])
         if time.monotonic() > until:
             report["not_reached"].append({"section": "search", **head})
-        elif head["method"] in OURS:
-            report["search"].append({**head, **measured_ours(head, pool, queries, exact)})
+            continue
+        _, best_rows = exact[head["B"]]
+        if head["method"] in OURS:
+            figures = measured_ours(head, pool, queries, best_rows)
         else:
-            row = outcome(partial(measured_peer, head, pool, queries, exact))
-            report["search"].append({**head, **row})
-    for row in report["search"][done:]:
-        print(line(row), flush=True)
+            figures = outcome(partial(measured_peer, head, pool, queries, best_rows))
+        rows[place] = {**head, **figures}
+        print(line(rows[place]), flush=True)
+    report["search"] += (rows[place] for place in sorted(rows))
+
+
+def _of(pool: Pool, batch: int) -> Embeddings:
+    """The first queries."""
+    coarse, fine = pool.queries.coarse, pool.queries.fine
+    assert coarse is not None
+    return Embeddings(coarse[:batch], fine[:batch])
 
 
 def line(row: Row) -> str:

@@ -212,12 +212,12 @@ def cuvs_refine(queries: Embeddings, items: Embeddings, k: int, candidates: int)
     return search
 
 
-COARSE_PEERS = {
+COARSE_PEERS = {  # those that take least of a run first
     "matmul + topk": matmul_topk,
-    "matmul + topk, compiled": compiled_topk,
+    "cuvs brute_force": cuvs_brute_force,
     "flashlib flash_knn": flashlib_knn,
     "jax approx_max_k": jax_approx_max_k,
-    "cuvs brute_force": cuvs_brute_force,
+    "matmul + topk, compiled": compiled_topk,
 }
 RERANK_PEERS = {"gather + bmm + topk": gather_replayed}
 EXACT_PEERS: dict[str, Callable[..., Search]] = {

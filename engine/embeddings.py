@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+NORMS_AT_A_TIME = 1 << 16  # vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,3 +20,12 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.fine)
+
+
+def longest_of(vectors: Tensor, known: float = 0.0) -> float:
+    """The length of the longest of the vectors `[N, D]`, or `known` if that is more; NaN where one holds NaN."""
+    longest = torch.tensor(known, device=vectors.device)
+    for part in vectors.split(NORMS_AT_A_TIME):
+        if len(part):
+            longest = torch.maximum(longest, torch.linalg.vector_norm(part.float(), dim=1).max())
+    return float(longest)

@@ -2,14 +2,16 @@
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.captured import Captured
+from engine.embeddings import longest_of
 from engine.index import Index
 from engine.index.manifest import Array
 from engine.resident import Resident, as_tensor
@@ -28,7 +30,6 @@ class FineVectors:
 
     resident: where there is one tensor that grows.
     arrays: what the tensors in place were made of, to know them again.
-    captured: by (B, C, k), reranks that are CUDA graphs.
     """
 
     tier: Tier
@@ -37,7 +38,6 @@ class FineVectors:
     device: torch.device
     resident: Resident | None = None
     arrays: tuple[Array, ...] = ()
-    captured: dict[tuple[int, int, int], Captured] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -87,9 +87,6 @@ class FineVectors:
         Off the device, the candidates' vectors are gathered, each once and in ascending order, so that ties keep
         theirs; at most 128 MiB at a time, for as many queries as that allows.
         """
-        captured = self.captured.get((*candidates.shape, k))
-        if captured is not None:
-            return captured(queries, candidates)
         whole = self.parts[0] if len(self.parts) == 1 else None
         if whole is not None and self._reaches(whole, queries, candidates, k, backend):
             return rerank_topk(queries, whole, candidates, k, backend=backend)
@@ -109,23 +106,14 @@ class FineVectors:
             best.rows[block][hit] = rows[found.rows[hit]]
         return best
 
-    def capture(self, queries: Tensor, candidates: Tensor, k: int, backend: str) -> None:
-        """Make a CUDA graph of `rerank` for such tensors, vectors being on the device and the backend Triton's."""
-        key = (*candidates.shape, k)
-        if key not in self.captured:
-            (whole,) = self.parts
-            self.captured[key] = Captured(
-                lambda asked, rows: rerank_topk(asked, whole, rows, k, backend=backend),
-                queries,
-                candidates,
-            )
-
     def scan(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         """The best k of all rows that the mask allows, as `kernels.coarse_topk` finds them; 128 MiB at a time."""
         best = no_hits(len(queries), k, queries.device)
         for first, piece in self._pieces():
             allowed = None if mask is None else mask[..., first : first + len(piece)]
-            found = coarse_topk(queries, piece, k, mask=allowed, backend=backend)
+            found = coarse_topk(
+                queries, piece, k, mask=allowed, max_norm=self._max_norm, backend=backend
+            )
             if len(piece) == self._count:
                 return found
             rows = torch.where(found.rows >= 0, found.rows + first, -1)
@@ -133,6 +121,14 @@ class FineVectors:
             # Rows of later pieces are higher, so equal scores stand in ascending order.
             best = best_hits(scores, torch.cat((best.rows, rows), dim=1), k)
         return best
+
+    @cached_property
+    def _max_norm(self) -> float | None:
+        """What no vector is longer than, where finding that out takes no longer than a search: on a GPU."""
+        if self.tier != "device" or self.device.type != "cuda":
+            return None
+        longest = 1.01 * longest_of(self.parts[0])  # rounding
+        return longest if isfinite(longest) else None
 
     @property
     def _count(self) -> int:

@@ -5,7 +5,6 @@ short coarse vectors, keep the best C as candidates, score those C with the long
 """
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,8 @@ from engine.queries import Batch, embed
 from engine.reduction import COARSE_DIM, Reduction
 from engine.result import Guarantee, SearchResult, Timings
 from engine.rounding import CoarseDtype
-from engine.snapshot import Snapshot
+from engine.snapshot import Snapshot, check_finite
+from engine.stopwatch import Stopwatch
 from kernels import TopK
 
 Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]
@@ -202,16 +202,17 @@ class Retriever:
             )
         threshold = None if duplicates is None else check_threshold(duplicates)
         wanted = k if threshold is None else shortlist
-        started = time.perf_counter()
+        at_once = self.device.type == "cpu"  # a GPU is waited for once only, at the end
+        watch = Stopwatch(self.device)
         own = snapshot.reduction is None
         vectors = embed(batch, self._open_encoder, encoders_coarse=own)
-        queries = snapshot.project(vectors, coarse_too=mode != "exact")
+        queries = snapshot.project(vectors, coarse_too=mode != "exact", check=at_once)
         mask = as_mask(filter, snapshot.index, len(queries))
         mask = snapshot.visible(mask)
-        encode_s = self._clock() - started
-        best, listed, coarse_s, rerank_s = self._find(
-            snapshot, queries, mask, wanted, shortlist, mode
-        )
+        watch.mark()
+        best, listed = self._find(snapshot, queries, mask, wanted, shortlist, mode, watch)
+        if not at_once:
+            check_finite(queries)
         guarantee: tuple[Guarantee | None, ...] = (None,) * len(queries)
         if threshold is not None:
             best = without_duplicates(best, snapshot.fine.parts, k, threshold)
@@ -222,9 +223,8 @@ class Retriever:
         if min_score is not None:
             low = best.scores < min_score
             best = TopK(best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1))
-        return SearchResult(
-            best.scores, best.rows, Timings(encode_s, coarse_s, rerank_s), guarantee, snapshot.index
-        )
+        timings = Timings(*watch.seconds())
+        return SearchResult(best.scores, best.rows, timings, guarantee, snapshot.index)
 
     def _find(
         self,
@@ -234,21 +234,26 @@ class Retriever:
         k: int,
         candidates: int,
         mode: Mode,
-    ) -> tuple[TopK, TopK | None, float, float]:
-        """The two stages: what was found, the candidates if there were any, and the seconds of each stage."""
-        started = self._clock()
+        watch: Stopwatch,
+    ) -> tuple[TopK, TopK | None]:
+        """The two stages: what was found, and the candidates if there were any; marks the end of each stage."""
+        captured = snapshot.captured.get((len(queries), candidates, k))
+        if captured is not None and mode == "two_stage" and mask is snapshot.live:
+            return captured(queries, watch)
         if mode == "exact":
-            best = snapshot.fine.scan(queries.fine, k, mask, self.backend)
-            return best, None, 0.0, self._clock() - started
-        assert queries.coarse is not None  # Snapshot.project sees to it
-        keep = k if mode == "coarse" else candidates
-        listed = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
-        coarse_done = self._clock()
-        if mode == "coarse":
-            best = snapshot.scaled(queries.coarse, listed)
+            watch.mark()
+            best, listed = snapshot.fine.scan(queries.fine, k, mask, self.backend), None
         else:
-            best = snapshot.fine.rerank(queries.fine, listed.rows, k, self.backend)
-        return best, listed, coarse_done - started, self._clock() - coarse_done
+            assert queries.coarse is not None  # Snapshot.project sees to it
+            keep = k if mode == "coarse" else candidates
+            listed = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
+            watch.mark()
+            if mode == "coarse":
+                best = snapshot.scaled(queries.coarse, listed)
+            else:
+                best = snapshot.fine.rerank(queries.fine, listed.rows, k, self.backend)
+        watch.mark()
+        return best, listed
 
     def _candidates(self, k: int, candidates: int | None, snapshot: Snapshot) -> int:
         if candidates is None:
@@ -266,11 +271,6 @@ class Retriever:
                 remedy="Keep more candidates, or ask for fewer results.",
             )
         return candidates
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def warmup(
         self, batch_sizes: Sequence[int] = (1, 32), k: int = 10, *, candidates: int | None = None
@@ -323,8 +323,9 @@ class Retriever:
 
         def search(count: int | None) -> None:
             mode: Mode = "exact" if count is None else "two_stage"
-            self._find(snapshot, vectors, snapshot.live, k, count or k, mode)
-            self._clock()  # waits for the device
+            watch = Stopwatch(self.device)
+            self._find(snapshot, vectors, snapshot.live, k, count or k, mode, watch)
+            watch.seconds()  # waits for the device
 
         return measured(search, ranks, len(snapshot.index), candidates)
 

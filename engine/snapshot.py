@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.captured import Captured
-from engine.embeddings import Embeddings
+from engine.embeddings import Embeddings, longest_of
 from engine.errors import InvalidArgument
 from engine.fine import FineVectors, Tier
 from engine.index import Index
@@ -19,8 +19,6 @@ from engine.rounding import queries_to_int8, round_coarse
 from kernels import TopK, coarse_topk
 from kernels.checks import TRITON_MAX_COARSE_D, choose_backend
 
-NORMS_AT_A_TIME = 1 << 16  # items
-
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
@@ -28,7 +26,7 @@ class Snapshot:
 
     live: bool `[N]`, which rows are not deleted; None where all are there.
     known_norm: no coarse vector among so many first rows is longer than that.
-    captured: by (B, k), searches for candidates that are CUDA graphs.
+    captured: by (B, C, k), two-stage searches that are CUDA graphs.
     """
 
     index: Index
@@ -37,7 +35,7 @@ class Snapshot:
     reduction: Tensor | None
     live: Tensor | None
     known_norm: tuple[int, float] = (0, 0.0)
-    captured: dict[tuple[int, int], Captured] = field(default_factory=dict)
+    captured: dict[tuple[int, int, int], Captured] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -82,25 +80,15 @@ class Snapshot:
     @cached_property
     def _longest(self) -> tuple[int, float]:
         rows, longest = self.known_norm
-        for part in self.coarse[rows:].split(NORMS_AT_A_TIME):
-            norms = torch.linalg.vector_norm(part.float(), dim=1)
-            longest = max(longest, float(norms.max()) if len(norms) else 0.0)
-        return len(self.coarse), longest
+        return len(self.coarse), longest_of(self.coarse[rows:], longest)
 
     def find_candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them.
 
         Where the index holds int8, scores are products of integers: `scaled` makes coarse scores of them.
         """
-        captured = self.captured.get((len(queries), k)) if mask is self.live else None
-        if captured is not None:
-            return captured(queries)
-        return self._best_by_coarse(queries, k, mask, backend)
-
-    def _best_by_coarse(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
-        max_norm = None
-        if isfinite(self._longest[1]):
-            max_norm = self._longest[1] * 1.01  # rounding
+        longest = 1.01 * self._longest[1]  # rounding
+        max_norm = longest if isfinite(longest) else None
         if self.index.header.quantization is not None:
             queries, _ = queries_to_int8(queries)
         return coarse_topk(queries, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend)
@@ -118,19 +106,19 @@ class Snapshot:
 
         queries: any, as `project` makes them. Does nothing without Triton, or where fine vectors lie elsewhere.
         """
-        coarse, fine = queries.coarse, queries.fine
+        coarse = queries.coarse
         assert coarse is not None
         if not coarse.is_cuda or not len(coarse) or self.fine.tier != "device":
             return
         chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=TRITON_MAX_COARSE_D)
-        if chosen != "triton":
+        key = len(coarse), candidates, k
+        if chosen != "triton" or key in self.captured:
             return
-        key = (len(coarse), candidates)
-        if key not in self.captured:
-            self.captured[key] = Captured(
-                lambda asked: self._best_by_coarse(asked, candidates, self.live, backend), coarse
-            )
-        self.fine.capture(fine, self.captured[key](coarse).rows, k, backend)
+        self.captured[key] = Captured(
+            lambda asked: self.find_candidates(asked, candidates, self.live, backend),
+            lambda asked, rows: self.fine.rerank(asked, rows, k, backend),
+            queries,
+        )
 
     def visible(self, mask: Tensor | None) -> Tensor | None:
         """bool `[N]` or `[B, N]` on the device: what `mask` allows and is not deleted; None = everything."""
@@ -159,8 +147,10 @@ class Snapshot:
         parts = coarse.split([len(segment) for segment in self.index.segments])
         return self.index.reduced(matrix.numpy(), [as_array(part) for part in parts], quantization)
 
-    def project(self, vectors: Embeddings, *, coarse_too: bool, items: bool = False) -> Embeddings:
-        """`vectors` as the index stores its items: its scale, dtype and device, checked after the cast.
+    def project(
+        self, vectors: Embeddings, *, coarse_too: bool, items: bool = False, check: bool = True
+    ) -> Embeddings:
+        """`vectors` as the index stores its items: its scale, dtype and device; check: that they are finite then.
 
         Coarse vectors that are wanted and were not given come from the index's reduction: of queries, or of
         `items`, which are stretched. Where the index holds int8, they stay float32 here.
@@ -180,8 +170,7 @@ class Snapshot:
             coarse = None if coarse is None else F.normalize(coarse, dim=1)
         fine = fine.to(device, fine_dtype)
         if not coarse_too:
-            _check_finite("batch", fine)
-            return Embeddings(None, fine)
+            return check_finite(Embeddings(None, fine)) if check else Embeddings(None, fine)
         derived = coarse is None and self.reduction is not None
         if coarse is None and self.reduction is not None:
             coarse = reduced(fine, self.reduction) if items else fine.float() @ self.reduction
@@ -200,12 +189,23 @@ class Snapshot:
                 got=f"{len(coarse)}",
                 remedy="Give both vectors of the same queries.",
             )
-        coarse = coarse.to(device, coarse_dtype)
-        # What is derived holds the NaN and inf of what it comes from. A GPU is waited for once.
-        if not _surely_finite(*([coarse] if derived else [coarse, fine])):
-            _check_finite("batch", fine)
+        projected = Embeddings(coarse.to(device, coarse_dtype), fine)
+        return check_finite(projected, derived=derived) if check else projected
+
+
+def check_finite(vectors: Embeddings, *, derived: bool = False) -> Embeddings:
+    """`vectors`, if no NaN or inf is in them; else InvalidArgument. Waits for a GPU.
+
+    derived: the coarse ones come from the fine ones, and hold what NaN and inf those do.
+    """
+    fine, coarse = vectors.fine, vectors.coarse
+    if not _surely_finite(
+        *(part for part in (coarse, None if derived else fine) if part is not None)
+    ):
+        _check_finite("batch", fine)
+        if coarse is not None:
             _check_finite("batch.coarse", coarse)
-        return Embeddings(coarse, fine)
+    return vectors
 
 
 def _check_dims(name: str, vectors: Tensor, dims: int) -> None:

@@ -148,9 +148,7 @@ def test_a_wrong_answer_removes_every_figure(
     monkeypatch.setattr(Retriever, "search", shifted)
     monkeypatch.setattr(gpu, "sections", only_search)
     monkeypatch.setattr(gpu._triton, "why_not", lambda *_: [])
-    assert {row["B"] for row in searched()["search"]} == {
-        1
-    }  # from the first fault on none is timed
+    assert searched()["search"] == []  # not of what was right either
     assert gpu.main(["--dry-run", "--out", str(tmp_path)]) == 1
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())

@@ -100,7 +100,7 @@ def test_a_captured_search_answers_as_any_other(dtype: Any) -> None:
         r.remove(GONE)
     warm.warmup((1, 9), 5, candidates=40)
     captured = warm._collection.snapshot.captured
-    assert set(captured) == {(1, 40), (9, 40)}
+    assert set(captured) == {(1, 40, 5), (9, 40, 5)}
     assert all(agree(seed, batch) for seed in (3, 30) for batch in (1, 2, 9))
     assert agree(3, 9, filter=np.arange(COUNT) % 3 > 0)
     wrong: list[int] = []
@@ -119,6 +119,38 @@ def test_a_captured_search_answers_as_any_other(dtype: Any) -> None:
         r.add(embeddings=both(vectors(30, COARSE, seed=8) * 2, vectors(30, seed=9) * 2))
     assert not warm._collection.snapshot.captured
     assert all(agree(3, batch) for batch in (1, 9))
+
+
+@pytest.mark.parametrize("mode", ["two_stage", "exact", "coarse"])
+@pytest.mark.parametrize("warm", [False, True], ids=["called", "captured"])
+def test_a_query_that_is_not_finite_is_refused(mode: Any, warm: bool) -> None:
+    """Only after the search was launched: the next one is none the worse for it."""
+    fine, coarse = vectors(COUNT).astype(np.float16), vectors(COUNT, COARSE, seed=2)
+    r = engine.Retriever.from_embeddings(fine, coarse, device="cuda")
+    if warm:
+        r.warmup((3,), 5, candidates=40)
+    good = both(vectors(3, COARSE, seed=3), vectors(3, seed=4))
+    bad = both(vectors(3, COARSE, seed=3), vectors(3, seed=4))
+    bad.fine[1, 2] = torch.inf
+    before = r.search(good, 5, candidates=40, mode=mode)
+    with pytest.raises(engine.InvalidArgument, match=r"(?s)batch.*NaN or inf in row 1"):
+        r.search(bad, 5, candidates=40, mode=mode)
+    again = r.search(good, 5, candidates=40, mode=mode)
+    assert again.rows.equal(before.rows)
+    assert again.scores.equal(before.scores)
+
+
+def test_exact_search_over_long_vectors_is_the_cpus() -> None:
+    """768 dims: in chunks. Real numbers, so the scores are of the fixed order to the bit."""
+    generator = np.random.default_rng(0)
+    fine = generator.standard_normal((3000, 768)).astype(np.float16)
+    asked = generator.standard_normal((20, 768)).astype(np.float16)
+    ours, expected = (
+        engine.Retriever.from_embeddings(fine, device=device).search(asked, 10, mode="exact")
+        for device in ("cuda", "cpu")
+    )
+    assert ours.rows.cpu().equal(expected.rows)
+    assert ours.scores.cpu().equal(expected.scores)
 
 
 def test_towers_give_the_vectors_of_the_cpu() -> None:

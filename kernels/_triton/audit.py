@@ -6,7 +6,8 @@ error. For each: registers, spills, shared memory, tensor instructions, instruct
 the inner loop (budget: d / 16; of chunks, theirs) and, for `dot_max` and `dot_max_long`, the time that the code
 predicts on an H100 as a multiple of the floor. It predicts; it measures nothing.
 
-Exit code 1: a compile error, a spill (in those: one in their inner loop), or no tensor instructions in them.
+Exit code 1: a compile error, a spill (in those: one in their inner loop), no tensor instructions in them, or a
+product that may still be reading a buffer while the next items are copied into it.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ CASES = (
     Case("coarse", 7, 500, 8, 10),
     Case("coarse", 1, 1_000_000, 768, 10, quick=True),
     Case("coarse", 256, 1_000_000, 768, 10, quick=True),
+    Case("coarse", 16, 1_000_000, 768, 10, max_norm=None, quick=True),
     Case("coarse", 48, 1_000_000, 1152, 128, 1),
     Case("coarse", 300, 1_000_000, 4096, 128, 2, max_norm=None),
     Case("coarse", 3, 400, 1024, 10),
@@ -117,6 +119,7 @@ class Report:
     per_score: float | None = None
     budget: float | None = None
     over_floor: tuple[float, float] | None = None
+    overwritten: str = ""
     error: str = ""
 
     @property
@@ -128,7 +131,7 @@ class Report:
             return f"{self.spills} spill instructions"
         if self.kernel in PRODUCTS and not self.tensor:
             return "no tensor instructions"
-        return ""
+        return self.overwritten
 
 
 def discover() -> dict[str, Any]:
@@ -290,6 +293,30 @@ def _code(sass: str) -> list[tuple[int, str]]:
     ]
 
 
+def overwritten(ttgir: str) -> str:
+    """Where a product that may still run reads a buffer that is already being written again, or "".
+
+    Hopper's products run on while the loop goes on: with P of them pending, and copies STAGES - 1 rounds ahead,
+    a ring needs STAGES - 1 + P buffers. Triton 3.6 makes one too few for what is read by anything else too.
+    """
+    for loop in re.findall(r"scf\.for(?:(?!scf\.for).)*?tt\.num_stages = \d+", ttgir, re.DOTALL):
+        stages = int(loop.rsplit(" ", 1)[1])
+        pending = max(map(int, re.findall(r"pendings = (\d+)", loop)), default=0)
+        read = re.findall(r"(%\S+) = ttg\.memdesc_index (%[^\[\s]+)\[", loop)
+        copied = {
+            ring
+            for name, ring in read
+            if re.search(rf"async_copy_global_to_local .*?{name}\b", loop)
+        }
+        for ring in sorted(copied if pending else ()):
+            made = re.search(rf"{ring} = ttg\.local_alloc : \(\) -> !ttg\.memdesc<(\d+)x", ttgir)
+            if made and int(made[1]) < stages - 1 + pending:
+                return (
+                    f"{made[1]} buffers where {stages - 1} are filled and {pending} is read: a race"
+                )
+    return ""
+
+
 def _inner_loop(code: list[tuple[int, str]]) -> list[str]:
     """The smallest loop that holds a tensor instruction."""
     loops = []
@@ -348,6 +375,7 @@ def examine(launch: Launch, arch: str) -> Report:
         code = _code(_tool("cuobjdump", Path(file.name), "-sass"))
     report.registers = max(int(n) for n in re.findall(r"REG:(\d+)", usage))
     report.shared = compiled.metadata.shared
+    report.overwritten = overwritten(compiled.asm["ttgir"])
     hot = [text for _, text in code]
     report.tensor = sum(bool(TENSOR.search(text)) for _, text in code)
     if launch.name in PRODUCTS:

@@ -25,7 +25,7 @@ from kernels._triton.launch import (
     power,
     rows_at_a_time,
 )
-from kernels._triton.maxima import dot_max, dot_max_long
+from kernels._triton.maxima import dot_max, dot_max_long, span_peaks
 from kernels._triton.selection import finish, rescore, select_groups
 from kernels.topk import TopK
 
@@ -183,6 +183,11 @@ def _search_part(
             "STAGES": launch.stages, "PEAKS": peaks,
             "num_warps": launch.warps, "maxnreg": registers, "enable_fp_fusion": True,
         }  # fmt: skip
+        if chunk and peaks:
+            span_peaks[(sizes.n_spans,)](
+                items, at["peaks"], count, d, launch.tiles, *items.stride(),
+                CHUNK=chunk, BLOCK_N=launch.block_n, FP8=fp8, num_warps=8,
+            )  # fmt: skip
         if chunk:
             dot_max_long[(sizes.n_spans * blocks,)](*given, CHUNK=chunk, **constants)
         else:

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from kernels._triton.scoring import fp8_or_same, wide
 
-__all__ = ["dot_max", "dot_max_long"]
+__all__ = ["dot_max", "dot_max_long", "span_peaks"]
 
 
 @triton.jit
@@ -53,15 +53,6 @@ def _store_maxima(
         tl.store(bundle_max + at, largest, mask=live_b[None, :])
 
 
-@triton.jit
-def _store_peak(peaks, span, peak, most, INTEGER: tl.constexpr, PEAKS: tl.constexpr):
-    """PEAKS: the largest entry of the span is that of `peak`, else `most`."""
-    if not INTEGER:
-        if PEAKS:  # every program of the span writes the same
-            most = tl.max(tl.max(peak.to(tl.float32), 1), 0)
-        tl.store(peaks + span, most)
-
-
 @triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES", "most"])
 def dot_max(
     # inputs
@@ -95,7 +86,8 @@ def dot_max(
     kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
     lowest: tl.constexpr = -(2**31) if INTEGER else -float("inf")
     best = tl.full([BLOCK_N, BLOCK_B], lowest, kind)
-    peak = tl.zeros([BLOCK_N, PAD] if PEAKS else [1, 1], FACTOR)
+    if PEAKS:
+        peak = tl.zeros([BLOCK_N, PAD], FACTOR)
 
     place = tl.arange(0, BLOCK_N)
     first = span * TILES * BLOCK_N
@@ -130,7 +122,11 @@ def dot_max(
     _store_maxima(
         best, group_max, bundle_max, span, n_spans, b, live_b, BLOCK_N, BLOCK_B, BUNDLE, INTEGER
     )
-    _store_peak(peaks, span, peak, most, INTEGER, PEAKS)
+
+    if not INTEGER:
+        if PEAKS:  # every program of the span writes the same
+            most = tl.max(tl.max(peak.to(tl.float32), 1), 0)
+        tl.store(peaks + span, most)
 
 
 @triton.jit(do_not_specialize=["B", "N", "n_spans", "TILES", "most"])
@@ -147,7 +143,9 @@ def dot_max_long(
     MASK: tl.constexpr, FP8: tl.constexpr, INTEGER: tl.constexpr,
     FACTOR: tl.constexpr, STAGES: tl.constexpr, PEAKS: tl.constexpr,
 ):  # fmt: skip
-    """`dot_max` for vectors that are too long to hold: CHUNK dims at a time, of the queries too."""
+    """`dot_max` for vectors that are too long to hold: CHUNK dims at a time, of the queries too.
+    PEAKS: `span_peaks` has looked for them. Not here: Triton 3.6 gives items that are also read for
+    anything but the product one buffer too few, and the next overwrite them while it reads."""
     blocks = tl.cdiv(B, BLOCK_B)
     pid = tl.program_id(0)
     span = (pid // blocks).to(tl.int64)
@@ -156,7 +154,6 @@ def dot_max_long(
     kind: tl.constexpr = tl.int32 if INTEGER else tl.float32
     lowest: tl.constexpr = -(2**31) if INTEGER else -float("inf")
     best = tl.full([BLOCK_N, BLOCK_B], lowest, kind)
-    peak = tl.zeros([BLOCK_N, CHUNK] if PEAKS else [1, 1], FACTOR)
     first = span * TILES * BLOCK_N
     tiles = tl.minimum(tl.cdiv(N - first, BLOCK_N), TILES).to(tl.int32)
     for tile in tl.range(0, tiles):
@@ -177,11 +174,38 @@ def dot_max_long(
             x = fp8_or_same(x, FP8).to(FACTOR)
             q = tl.trans(fp8_or_same(q, FP8).to(FACTOR))
             scores = tl.dot(x, q, scores, out_dtype=kind, input_precision="tf32")
-            if PEAKS:
-                peak = tl.maximum(peak, tl.abs(x)).to(FACTOR)  # Triton 3.6 widens bfloat16
         ok = _allowed(mask, b, live_b, n, live_n, stride_mb, stride_mn, MASK)
         best = tl.maximum(best, tl.where(ok, scores, lowest))
     _store_maxima(
         best, group_max, bundle_max, span, n_spans, b, live_b, BLOCK_N, BLOCK_B, BUNDLE, INTEGER
     )
-    _store_peak(peaks, span, peak, most, INTEGER, PEAKS)
+    if not (INTEGER or PEAKS):
+        tl.store(peaks + span, most)
+
+
+@triton.jit(do_not_specialize=["N", "TILES"])
+def span_peaks(
+    # input
+    items,
+    # output
+    peaks,
+    # shapes
+    N, d, TILES, stride_xn, stride_xd,
+    # constants
+    CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, FP8: tl.constexpr,
+):  # fmt: skip
+    """The largest |entry| of each span, a program a span; NaN is none."""
+    span = tl.program_id(0).to(tl.int64)
+    first = span * TILES * BLOCK_N
+    rows = tl.minimum(N - first, wide(TILES) * BLOCK_N)
+    peak = tl.zeros([BLOCK_N, CHUNK], tl.float32)
+    for start in range(0, rows, BLOCK_N):
+        n = first + start + tl.arange(0, BLOCK_N)
+        for chunk in range(0, tl.cdiv(d, CHUNK)):
+            j = wide(chunk) * CHUNK + tl.arange(0, CHUNK)
+            x = tl.load(
+                items + (n * stride_xn)[:, None] + (j * stride_xd)[None, :],
+                mask=(n < N)[:, None] & (j < d)[None, :], other=0,
+            )  # fmt: skip
+            peak = tl.maximum(peak, tl.abs(fp8_or_same(x, FP8).to(tl.float32)))
+    tl.store(peaks + span, tl.max(tl.max(peak, 1), 0))

@@ -17,8 +17,8 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from benchmarks import cpu_search, encoders, paper, plots, recipes, scaling
@@ -149,25 +149,66 @@ def _scaled(row: Facts, name: str, unit: float, sign: str) -> str:
     return f"{row[name] / unit:.3g}{sign}" if name in row else "–"
 
 
-def gpu_results(*, brief: bool = False) -> str:
-    """A table for every GPU result there is; brief: of the searches that targets are set for."""
+def gpu_results() -> str:
+    """Tables for every GPU result there is."""
     parts = []
-    for file in sorted(RESULTS.glob("*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not (found.get("machine") or {}).get("cuda") or found.get("dry_run"):
-            continue
-        cases, rows, note = found["cases"], found.get("search", []), found.get("note", "")
-        parts.append(f"{of(found['machine'])}. {note}" if brief else f"### {file.stem}")
-        if brief:
-            sizes = {"coarse": (10_000_000, 64, 128), "rerank": (128, 768, 10)}
-            cases = [c for c in cases if _size(c["shape"]) == sizes[c["shape"]["op"]]]
-            rows = [r for r in rows if r["N"] == 1_000_000 and r["candidates"] in (128, None)]
-        else:
-            parts += [of(found["machine"]), note]
-        parts += [gpu_kernels(cases), gpu_search(rows)]
-        if found.get("encoders") and not brief:
+    for file, found in _of_gpus():
+        parts += [f"### {file.stem}", of(found["machine"]), found.get("note", "")]
+        parts += [gpu_kernels(found["cases"]), gpu_search(found.get("search", []))]
+        if found.get("encoders"):
             parts.append(encoders.table(found["encoders"]))
     return "\n\n".join(part for part in parts if part) or NO_GPU
+
+
+def gpu_brief() -> str:
+    """Of each GPU's last whole run, the searches that targets are set for."""
+    last: dict[str, Facts] = {}
+    for _, found in sorted(
+        _of_gpus(), key=lambda each: (bool(each[1].get("search")), each[1]["machine"]["date"])
+    ):
+        last[found["machine"]["device"]] = found
+    parts = []
+    for found in last.values():
+        sizes = {"coarse": (10_000_000, 64, 128), "rerank": (128, 768, 10)}
+        cases = [c for c in found["cases"] if _size(c["shape"]) == sizes[c["shape"]["op"]]]
+        rows = [
+            r
+            for r in found.get("search", [])
+            if r["N"] == 1_000_000 and r["candidates"] in (128, None)
+        ]
+        parts += [f"{of(found['machine'])}. {found.get('note', '')}".rstrip()]
+        parts += [gpu_kernels(cases), gpu_search_by_batch(rows)]
+    return "\n\n".join(part for part in parts if part) or NO_GPU
+
+
+def _of_gpus() -> list[tuple[Path, Facts]]:
+    files = sorted(RESULTS.glob("*.json"))
+    read = [(file, json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return [
+        (file, found)
+        for file, found in read
+        if (found.get("machine") or {}).get("cuda") and not found.get("dry_run")
+    ]
+
+
+def gpu_search_by_batch(rows: Sequence[Facts]) -> str:
+    """A line a method that was timed: milliseconds, and recall, of each batch."""
+    batches = sorted({row["B"] for row in rows})
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows if "p50" in row):
+        own = {row["B"]: row for row in rows if row["method"] == method and "p50" in row}
+        lines.append([
+            method,
+            *(f"{own[b]['p50']:.3g} ({own[b]['recall']:.3f})" if b in own else "–" for b in batches),
+        ])  # fmt: skip
+    if not lines:
+        return ""
+    first = rows[0]
+    about = (
+        f"N = {first['N']:,}, D = {first['D']}, d = {first['d']}, 128 candidates where there are any: milliseconds "
+        "(recall@10) of a whole search, vectors in, the best ten out."
+    )
+    return f"{about}\n\n" + markdown(["method", *(f"B = {b}" for b in batches)], lines)
 
 
 def _size(shape: Facts) -> tuple[int, int, int]:
@@ -177,7 +218,9 @@ def _size(shape: Facts) -> tuple[int, int, int]:
 def gpu_kernels(cases: Sequence[Facts]) -> str:
     names = list(dict.fromkeys(name for case in cases for name in case["peers"]))
     lines = []
-    for case in cases:
+    for case in sorted(
+        cases, key=lambda case: [case["shape"][key] for key in ("op", "count", "d", "k", "batch")]
+    ):
         shape = case["shape"]
         peers = [case["peers"].get(name, {}) for name in names]
         lines.append([
@@ -207,7 +250,7 @@ def _time_or_why(figures: Facts) -> str:
     return next((name.replace("_", " ") for name in figures if name in WHY_NOT), "–")
 
 
-WHY_NOT = ("not_installed", "not_supported", "failed")
+WHY_NOT = ("not_installed", "not_supported", "not_reached", "failed")
 
 
 def coarse(found: Facts) -> str:
@@ -273,7 +316,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "index": from_file("bench", BENCH, benchmarked("open", "open and search", "add and save", "verify")),
     "dims": dims,
     "gpu": gpu_results,
-    "gpu-brief": partial(gpu_results, brief=True),
+    "gpu-brief": gpu_brief,
 }  # fmt: skip
 
 Section = tuple[str, str, list[str], list[str]]  # title, command, tables, plots

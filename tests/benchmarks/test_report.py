@@ -109,6 +109,45 @@ def test_a_gpu_result_is_shown_with_its_device(
     assert text.count("###") == 1
     assert "| coarse | 1,000 | 64 | 1 | 10 | 0.5 | 0.25 | 1.25 | 80 % | 2 | not installed |" in text
     assert "| ours | 1,000 | 768 | 1 | 128 | 0.995 | 0.25 | 0.5 | 4,000 |" in text
-    brief = report.gpu_results(brief=True)
+    brief = report.gpu_brief()
     assert "a GPU" in brief
     assert "1,000" not in brief  # of other sizes than README speaks of
+
+
+def test_readme_shows_the_last_whole_run_of_each_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def row(method: str, batch: int, candidates: int | None, **figures: Any) -> dict[str, Any]:
+        return {
+            "method": method,
+            "N": 1_000_000,
+            "D": 768,
+            "d": 64,
+            "B": batch,
+            "candidates": candidates,
+            **figures,
+        }
+
+    search = [
+        row("ours", 1, 128, p50=0.25, recall=0.995), row("ours", 32, 128, p50=0.5, recall=1.0),
+        row("ours", 1, 1024, p50=9.0, recall=1.0), row("theirs", 1, None, not_installed="pip install theirs"),
+        row("plain", 32, None, p50=2.0, recall=0.9),
+    ]  # fmt: skip
+    for device, date, rows in (("A", "2026-01-02", search), ("A", "2026-01-01", search),
+                               ("A", "2026-01-03", []), ("B", "2026-01-01", [])):  # fmt: skip
+        machine = MACHINE | {"device": device, "cuda": "13", "date": date}
+        written = {"machine": machine, "dry_run": False, "cases": [], "search": rows}
+        name = tmp_path / f"{device}-{date}-{len(rows)}.json"
+        name.write_text(json.dumps(written), encoding="utf-8")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    brief = report.gpu_brief()
+    assert [line[:10] for line in brief.splitlines() if "commit" in line] == [
+        "2026-01-01",
+        "2026-01-02",
+    ]
+    assert brief.splitlines()[-4:] == [
+        "| method | B = 1 | B = 32 |",
+        "| --- | --- | --- |",
+        "| ours | 0.25 (0.995) | 0.5 (1.000) |",
+        "| plain | – | 2 (0.900) |",
+    ]

@@ -17,7 +17,7 @@ from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident, as_array
 from engine.rounding import queries_to_int8, round_coarse
 from kernels import TopK, coarse_topk
-from kernels.checks import TRITON_MAX_COARSE_D, choose_backend
+from kernels.checks import choose_backend, triton_max_coarse_d
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,8 @@ class Snapshot:
         assert coarse is not None
         if not coarse.is_cuda or not len(coarse) or self.fine.tier != "device":
             return
-        chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=TRITON_MAX_COARSE_D)
+        limit = triton_max_coarse_d(self.coarse.dtype)
+        chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=limit)
         key = len(coarse), candidates, k
         if chosen != "triton" or key in self.captured:
             return

@@ -13,12 +13,17 @@ from kernels import _triton
 from kernels.errors import BackendUnavailable, InvalidArgument
 from kernels.topk import TopK
 
-__all__ = ["available_backends", "check_coarse", "check_rerank", "choose_backend"]
+__all__ = [
+    "available_backends",
+    "check_coarse",
+    "check_rerank",
+    "choose_backend",
+    "triton_max_coarse_d",
+]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
 BACKENDS = ("auto", "torch", "triton")
 TRITON_MAX_K = 4096  # the widest sort its last kernel holds
-TRITON_MAX_COARSE_D = 4096  # longer rows leave a program too few registers to score several
 
 
 def check_coarse(
@@ -48,6 +53,11 @@ def check_rerank(
     _check_candidates(candidates, queries, items)
     _check_out(out, queries, k)
     return k
+
+
+def triton_max_coarse_d(dtype: torch.dtype) -> int:
+    """The longest vectors of which its coarse kernels hold a few rows in registers."""
+    return 1024 if dtype == torch.int8 else 4096
 
 
 def choose_backend(backend: str, k: int, *tensors: Tensor, max_d: int | None = None) -> str:

@@ -4,7 +4,7 @@
     result[b]   = the k items of best score among those the mask allows
 
 Shapes   queries [B, d], items [N, d], mask [N] or [B, N] -> scores [B, k], rows [B, k].
-         Any B, N >= 0, d >= 1, k >= 1 (Triton: d, k <= 4096); any strides; N * d may exceed 2^31.
+         Any B, N >= 0, d >= 1, k >= 1 (Triton: d, k <= 4096; int8: d <= 1024); any strides; N * d may exceed 2^31.
 Dtypes   float32, float16, bfloat16, float8_e4m3fn: products and sums in float32, in the one
          fixed order of `kernels/score.py`. int8: summed in int32, then rounded to float32
          (exact up to 2^24); the order of results is that of the float32 score.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kernels import _torch, _triton
-from kernels.checks import TRITON_MAX_COARSE_D, check_coarse, choose_backend
+from kernels.checks import check_coarse, choose_backend, triton_max_coarse_d
 from kernels.score import score_pairs
 from kernels.topk import TopK, best_hits
 
@@ -73,7 +73,7 @@ def coarse_topk(
     """
     k = check_coarse(queries, items, k, mask, max_norm, out)
     tensors = (queries, items) if mask is None else (queries, items, mask)
-    if choose_backend(backend, k, *tensors, max_d=TRITON_MAX_COARSE_D) == "triton":
+    if choose_backend(backend, k, *tensors, max_d=triton_max_coarse_d(items.dtype)) == "triton":
         return _triton.coarse_topk(
             queries, items, k, mask, max_norm=max_norm, out=out, workspace=workspace
         )

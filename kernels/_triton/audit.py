@@ -32,6 +32,8 @@ from typing import Any
 
 import torch
 
+from kernels.checks import triton_max_coarse_d
+
 __all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "compile_all", "compile_launch",
            "discover", "launches", "launches_of", "main"]  # fmt: skip
 
@@ -256,6 +258,7 @@ def launches(
     found: dict[Launch, None] = {}
     for case, dtype in itertools.product(CASES, dtypes):
         lacking = dtype == torch.float8_e4m3fn and capability < (8, 9)
+        lacking |= case.op == "coarse" and case.d > triton_max_coarse_d(dtype)
         if not lacking and (case.quick or not quick):
             found.update(dict.fromkeys(case_launches(case, capability, dtype)))
     return list(found)

@@ -186,7 +186,7 @@ def _search_part(
         if chunk and peaks:
             span_peaks[(sizes.n_spans,)](
                 items, at["peaks"], count, d, launch.tiles, *items.stride(),
-                CHUNK=chunk, BLOCK_N=launch.block_n, FP8=fp8, num_warps=8,
+                CHUNK=chunk, BLOCK_N=launch.block_n, FP8=fp8, num_warps=8, enable_fp_fusion=False,
             )  # fmt: skip
         if chunk:
             dot_max_long[(sizes.n_spans * blocks,)](*given, CHUNK=chunk, **constants)

@@ -63,7 +63,8 @@ def chunk_dims(d: int, itemsize: int) -> int:
 
 def rows_at_a_time(d: int) -> int:
     """Rows that one program of `rescore`, or of `finish` where it walks, scores at a time: what registers hold."""
-    return min(128, max(32768 // power(d), 1))
+    pad = power(d)
+    return min(128, max((32768 if pad <= 1024 else 16384) // pad, 1))
 
 
 def sort_warps(width: int) -> int:

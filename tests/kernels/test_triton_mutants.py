@@ -32,6 +32,8 @@ MISTAKES = {
     ),
     "ties go to the higher row": ("scoring.py", "(0xFFFFFFFF - row.to(tl.int64))", "row.to(tl.int64)"),
     "the last tile is skipped": ("maxima.py", "tl.range(done, TILES,", "tl.range(done, TILES - 1,"),
+    "the last chunk is skipped": ("maxima.py", "tl.cdiv(d, CHUNK), num_stages", "d // CHUNK, num_stages"),
+    "the last tile of long vectors is skipped": ("maxima.py", "tl.range(0, tiles):", "tl.range(0, tiles - 1):"),
     "the last bundle is skipped": (
         "selection.py",
         "every = n_spans * BUNDLES",
@@ -74,11 +76,14 @@ def searches(module: object) -> list[tuple[TopK, TopK]]:
     floats[40:, :] = floats[:1, :]  # more equal items than a list holds
     small = torch.randint(-1, 2, (331, 20), generator=generator, dtype=torch.int8)
     mask = torch.rand(331, generator=generator) < 0.3
+    long = torch.randn(331, 270, generator=generator)
+    long[:, :256] *= 0.1  # the last chunk decides
     queries = wide[[3, 320], :20]
     for items, shown, asked, k in (
         (wide[:, :20], None, queries, 4),
         (wide[:, :20], mask, queries, 4),
         (floats, None, floats[:2], 2),
+        (long, None, long[[3, 320]], 4),
         (small, None, small[:1], 9),  # int8 leaves no room for rounding: ties decide
     ):
         expected = coarse_topk_reference(asked, items, k, mask=shown)
@@ -123,29 +128,29 @@ TF32 = (
 )  # as the hardware does: the low 13 bits are cut off
 
 
-def test_selection_survives_tf32_and_would_not_without_its_bound(tmp_path: Path) -> None:
+@pytest.mark.parametrize("d", [32, 320])
+def test_selection_survives_tf32_and_would_not_without_its_bound(d: int, tmp_path: Path) -> None:
     """The interpreter multiplies exactly, so the tensor cores' rounding is put in by hand."""
     from kernels._triton.launch import CoarseLaunch
 
     generator = torch.Generator().manual_seed(4)
-    centre = torch.randn(1, 32, generator=generator)
-    items = centre + 2e-4 * torch.randn(700, 32, generator=generator)  # scores that nearly tie
+    centre = torch.randn(1, d, generator=generator)
+    items = centre + 2e-4 * torch.randn(700, d, generator=generator)  # scores that nearly tie
     launch = CoarseLaunch(False, 16, 16, 2, 4, 1, 1, 64)
     expected = coarse_topk_reference(centre, items, 20)
-    rounded = Mutant(tmp_path, "mutant_tf32", [TF32]).coarse
-    found = rounded.coarse_topk(centre, items, 20, None, launch=launch)
-    assert torch.equal(found.rows, expected.rows)
-    assert torch.equal(found.scores, expected.scores)
     longest = float(torch.linalg.vector_norm(items, dim=1).max())
-    found = rounded.coarse_topk(centre, items, 20, None, max_norm=longest, launch=launch)
-    assert torch.equal(found.rows, expected.rows)
-    unpromised = Mutant(
-        tmp_path, "mutant_unpromised", [TF32, ("selection.py", "reach *= 1.01", "reach *= 0.0")]
-    ).coarse
-    found = unpromised.coarse_topk(centre, items, 20, None, max_norm=longest, launch=launch)
-    assert not torch.equal(found.rows, expected.rows)
-    unbounded = Mutant(
-        tmp_path, "mutant_unbounded", [TF32, ("coarse.py", "2.05e-3 if", "0.0 if")]
-    ).coarse
-    found = unbounded.coarse_topk(centre, items, 20, None, launch=launch)
-    assert not torch.equal(found.rows, expected.rows)
+
+    def found(name: str, promise: float | None, *changes: tuple[str, str, str]) -> TopK:
+        mutant = Mutant(tmp_path, f"mutant_{name}_{d}", [TF32, *changes]).coarse
+        return mutant.coarse_topk(centre, items, 20, None, max_norm=promise, launch=launch)  # type: ignore[no-any-return]
+
+    for promise in (None, longest):
+        rounded = found(f"tf32_{promise is None}", promise)
+        assert torch.equal(rounded.rows, expected.rows)
+        assert torch.equal(rounded.scores, expected.scores)
+    unpromised = found("unpromised", longest, ("selection.py", "reach *= 1.01", "reach *= 0.0"))
+    assert not torch.equal(unpromised.rows, expected.rows)
+    unbounded = found("unbounded", None, ("coarse.py", "2.05e-3 if", "0.0 if"))
+    assert not torch.equal(unbounded.rows, expected.rows)
+    peakless = found("peakless", None, ("maxima.py", "tl.maximum(peak, ", "tl.minimum(peak, "))
+    assert not torch.equal(peakless.rows, expected.rows)

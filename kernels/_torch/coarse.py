@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kernels._torch.one_query import best_of_one
 from kernels._torch.product import (
     EXACT_WIDTH,
     MAX_NORM,
@@ -107,23 +108,27 @@ def coarse_topk(
 ) -> TopK:
     """`kernels.coarse_topk` on checked arguments; `plan` is for tests and measurements."""
     batch, count = queries.shape[0], items.shape[0]
-    if out is None:
-        out = no_hits(batch, k, queries.device)
-    if plan is None and queries.numel() * count <= LITTLE:
-        none = no_hits(batch, k, queries.device)
-        return _copied(_scan_plainly(queries, items, k, mask, none), out, slice(None))
     promised = max_norm is not None and max_norm <= MAX_NORM / 8
     plain = mask is None and (promised or items.dtype == torch.int8)
+    little = plan is None and queries.numel() * count <= LITTLE
     plan = plan or plan_for(batch, items, k, plain=plain)
+
+    def searched(first: int) -> TopK:
+        asked = queries[first : first + plan.queries]
+        shown = mask[first : first + plan.queries] if mask is not None and mask.ndim == 2 else mask
+        if plan.fast == torch.int8 and plan.queries == 1:
+            return best_of_one(asked, items, k, shown, plan.rows)
+        if little:
+            return _scan_plainly(asked, items, k, shown, no_hits(len(asked), k, queries.device))
+        return _search(asked, items, k, shown, plan, max_norm)
+
+    if out is None and 0 < batch <= plan.queries:
+        return searched(0)
+    if out is None:
+        out = no_hits(batch, k, queries.device)
     for first in range(0, batch, plan.queries):
         block = slice(first, first + plan.queries)
-        shown = mask[block] if mask is not None and mask.ndim == 2 else mask
-        _copied(_search(queries[block], items, k, shown, plan, max_norm), out, block)
-    return out
-
-
-def _copied(found: TopK, out: TopK, block: slice) -> TopK:
-    out.scores[block], out.rows[block] = found.scores, found.rows
+        out.scores[block], out.rows[block] = searched(first)
     return out
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels._torch import coarse as engine
 from kernels._torch import product
 from kernels._torch.coarse import Plan, plan_for
+from kernels._torch.one_query import best_of_one
 from kernels._torch.product import Tiles, fast_dtype, int8_is_exact, multiplies_int8
 from kernels.coarse import coarse_topk_reference
 from tests.kernels.oracle import assert_same
@@ -86,3 +87,37 @@ def test_int8_products_are_the_scores(width: int, batch: int) -> None:
         assert (tile[len(items) :] == torch.iinfo(torch.int32).min).all()
         again = Tiles(queries.t().contiguous().t(), len(items), 4, torch.int8).of(items)[0]
         assert torch.equal(again, tile)
+
+
+@pytest.mark.skipif(not int8_is_exact(), reason="this CPU's int8 products are not exact")
+@pytest.mark.parametrize("count", [1, 7, 63, 64, 65, 129, 1000])
+@pytest.mark.parametrize("largest", [1, 2, 128], ids=["ties", "some ties", "all values"])
+@pytest.mark.parametrize("masked", ["no", "row", "query", "all"])
+def test_one_query_finds_what_the_reference_does(count: int, largest: int, masked: str) -> None:
+    """In one tile and in several, for fewer and for more results than there are items, whatever the strides."""
+    rng = np.random.default_rng(count)
+    base = torch.from_numpy(rng.integers(-largest, largest, (count, 40), dtype=np.int8))
+    query = torch.from_numpy(rng.integers(-largest, largest, (1, 20), dtype=np.int8))
+    items = base[:, ::2] if count % 2 else base[:, :20]
+    mask = None
+    if masked != "no":
+        mask = torch.from_numpy(rng.random(count) < (0.3 if masked != "all" else 0.0))
+        mask = mask[None] if masked == "query" else mask
+    for k in (1, 10, 64, 200):
+        expected = coarse_topk_reference(query, items, k, mask=mask)
+        for rows in (1 << 21, 64, 100, 7):
+            found = best_of_one(query, items, k, mask, rows)
+            assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+@pytest.mark.skipif(not int8_is_exact(), reason="this CPU's int8 products are not exact")
+def test_the_largest_scores_of_one_query_are_exact() -> None:
+    """2^24 and its negative are the last whole numbers that float32 and the keys must hold."""
+    items = torch.full((300, 1024), -128, dtype=torch.int8)
+    items[::2] = 127
+    items[7, 0] = -127
+    query = torch.full((1, 1024), -128, dtype=torch.int8)
+    expected = coarse_topk_reference(query, items, 160)
+    assert expected.scores[0, 0] == 2**24
+    found = best_of_one(query, items, 160, None)
+    assert_same(found, expected.scores.numpy(), expected.rows.numpy())

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels._torch.one_query import best_of_one
+from kernels._torch.one_query import best_of_one, best_of_one_by_bounds
 from kernels._torch.product import (
     EXACT_WIDTH,
     MAX_NORM,
@@ -116,10 +116,14 @@ def coarse_topk(
     def searched(first: int) -> TopK:
         asked = queries[first : first + plan.queries]
         shown = mask[first : first + plan.queries] if mask is not None and mask.ndim == 2 else mask
-        if plan.fast == torch.int8 and plan.queries == 1:
+        if len(asked) == 1 and plan.fast == torch.int8:
             return best_of_one(asked, items, k, shown, plan.rows)
         if little:
             return _scan_plainly(asked, items, k, shown, no_hits(len(asked), k, queries.device))
+        if len(asked) == 1:
+            found = best_of_one_by_bounds(asked, items, k, shown, plan.rows, plan.fast, max_norm)
+            if found is not None:
+                return found
         return _search(asked, items, k, shown, plan, max_norm)
 
     if out is None and 0 < batch <= plan.queries:

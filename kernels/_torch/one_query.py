@@ -1,8 +1,8 @@
-"""One query whose products are exact: integers. Nothing is in doubt, so little is left to do but multiply.
+"""One query at a time: what `coarse.py` does, in as few steps as one query needs.
 
-The k-th largest maximum of groups of neighbouring rows is a score that k items reach; only rows that
-reach it are looked at. A hit is one int64 key, score * 2^32 - row: score descending, row ascending.
-Of many queries such steps would take longer than the products: `coarse.py`.
+The k-th largest maximum of groups of neighbouring rows is a product that k items reach; only rows whose
+products may lie as high are looked at. Integers are exact: a hit is one int64 key, score * 2^32 - row, so
+score descending, row ascending. What floats leave is scored in the fixed order.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.topk import TopK, no_hits
+from kernels._torch.product import MAX_NORM, Tiles
+from kernels._torch.survivors import score_rows, under
+from kernels.topk import TopK, best_hits, no_hits
 
-__all__ = ["best_of_one"]
+__all__ = ["best_of_one", "best_of_one_by_bounds"]
 
 GROUP = 64
 LOWEST = -(2**31)  # below every sum of products: hidden
 ROWS = 1 << 21  # items in a tile
+MAX_PENDING = 1 << 16  # rows that may wait to be scored; more tie or nearly so
+BELOW_ALL = -3e38  # products, but above -inf
 
 
 def best_of_one(
@@ -25,27 +29,27 @@ def best_of_one(
     """The best k, scores [1, k] and rows [1, k]: query int8 [1, d], d <= EXACT_WIDTH, mask [N] or [1, N]."""
     count, width = items.shape
     column = query.new_empty(width, 1).copy_(query.t())
-    places = torch.arange(GROUP, device=items.device)
     padded = -(-min(count, rows) // GROUP) * GROUP
     products = torch.empty(padded, 1, dtype=torch.int32, device=items.device)
     best = torch.empty(0, dtype=torch.int64, device=items.device)
     least = LOWEST + 1
     for first in range(0, count, rows):
-        chunk = items[first : first + rows].contiguous()
-        torch._int_mm(chunk, column, out=products[: len(chunk)])
+        chunk, at_rows, shown = _allowed(items, mask, first, rows)
+        torch._int_mm(chunk.contiguous(), column, out=products[: len(chunk)])
         products[len(chunk) :] = LOWEST
-        if mask is not None:
-            hidden = ~mask[..., first : first + rows].reshape(-1)
-            products[: len(chunk), 0].masked_fill_(hidden, LOWEST)
+        if shown is not None:
+            # Without branches, which chance would mislead: as int32, 1 and 0 become the largest and the least.
+            most = shown.to(torch.int32).sub_(1).bitwise_xor_(-LOWEST - 1)
+            torch.minimum(products[: len(chunk), 0], most, out=products[: len(chunk), 0])
         groups = products.view(-1, GROUP)
         maxima = groups.amax(1)
         if len(maxima) >= k:
             least = max(least, int(maxima.topk(k, sorted=False).values.amin()))
         which = (maxima >= least).nonzero()[:, 0]
         entries = groups.index_select(0, which)
-        row = ((which * GROUP + first)[:, None] + places).view(-1)
         at = (entries >= least).view(-1).nonzero()[:, 0]
-        keys = (entries.view(-1).index_select(0, at).long() << 32) - row.index_select(0, at)
+        row = _rows(which, at, first, at_rows)
+        keys = (entries.view(-1).index_select(0, at).long() << 32) - row
         if first:
             keys = torch.cat((best, keys))
         best = keys.topk(min(k, len(keys))).values
@@ -60,5 +64,92 @@ def best_of_one(
     return out
 
 
+def _allowed(
+    items: Tensor, mask: Tensor | None, first: int, rows: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The next items: all, and which of them are shown if not all are; or, where few are, these and their places."""
+    chunk = items[first : first + rows]
+    if mask is None:
+        return chunk, None, None
+    shown = mask[..., first : first + rows].reshape(-1)
+    if 4 * int(torch.count_nonzero(shown)) >= len(shown):
+        return chunk, None, shown
+    at = shown.nonzero()[:, 0]
+    return chunk.index_select(0, at), at, None
+
+
+def _rows(groups: Tensor, at: Tensor, first: int, places: Tensor | None) -> Tensor:
+    """The rows of entries `at` of groups [g, GROUP]; the tile begins at row `first`, or holds `places` after it."""
+    line = groups.index_select(0, at // GROUP) * GROUP + at % GROUP
+    return (line if places is None else places.index_select(0, line)) + first
+
+
 def _score(key: int) -> int:
     return (key + 2**32 - 1) >> 32
+
+
+def best_of_one_by_bounds(
+    query: Tensor,
+    items: Tensor,
+    k: int,
+    mask: Tensor | None,
+    rows: int,
+    fast: torch.dtype,
+    max_norm: float | None,
+) -> TopK | None:
+    """As `best_of_one` for floats [1, d], multiplied in `fast`; None where it takes the steps of `coarse.py`.
+
+    That is for a query or items with NaN, inf or huge norms, and for very many items that all but tie.
+    """
+    if not len(items):
+        return no_hits(1, k, items.device)
+    if not float(torch.linalg.vector_norm(query.float())) <= MAX_NORM:
+        return None
+    tiles = Tiles(query, rows, 1, fast, max_norm)
+    floor = torch.tensor(-torch.inf, device=items.device)  # k items' scores are not below it
+    kept: list[tuple[Tensor, Tensor]] = []  # rows, ascending, and their products
+    pending = 0
+    for first in range(0, len(items), rows):
+        chunk, at_rows, shown = _allowed(items, mask, first, rows)
+        if not len(chunk):
+            continue
+        tile, loud = tiles.of(chunk)
+        if loud is not None and len(loud):
+            return None
+        if shown is not None:  # without branches: 1 and 0 become inf and -inf
+            most = shown.to(tile.dtype).mul_(2).sub_(1).mul_(torch.inf)
+            torch.minimum(tile[: len(chunk), 0], most, out=tile[: len(chunk), 0])
+        slack = tiles.slack[0]
+        groups = tile.view(-1, GROUP)
+        maxima = groups.amax(1)
+        if len(maxima) >= k:
+            floor = torch.maximum(floor, _reached(maxima, k, slack))
+        limit = _limit(floor, slack, tile.dtype)
+        which = (maxima >= limit).nonzero()[:, 0]
+        entries = groups.index_select(0, which)
+        at = (entries >= limit).view(-1).nonzero()[:, 0]
+        kept.append((_rows(which, at, first, at_rows), entries.view(-1).index_select(0, at)))
+        pending += len(at)
+        if pending > MAX_PENDING:
+            return None
+    if not kept:
+        return no_hits(1, k, items.device)
+    row, product = (
+        torch.cat(part) if len(part) > 1 else part[0] for part in zip(*kept, strict=True)
+    )
+    if len(row) > k:
+        floor = torch.maximum(floor, _reached(product, k, tiles.slack[0]))
+        at = (product >= _limit(floor, tiles.slack[0], product.dtype)).nonzero()[:, 0]
+        row = row.index_select(0, at)
+    scores = score_rows(query, items, torch.zeros_like(row), row)
+    return best_hits(scores[None], row[None], k)
+
+
+def _reached(products: Tensor, k: int, slack: Tensor) -> Tensor:
+    """What the scores of k of the items reach for certain."""
+    return under(products.topk(k, sorted=False).values.amin()).float() - slack
+
+
+def _limit(floor: Tensor, slack: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the product of an item with such a score is not below."""
+    return under((floor - slack).clamp(min=BELOW_ALL).to(dtype))

@@ -20,6 +20,26 @@ def rerank_topk(
 ) -> TopK:
     """`kernels.rerank_topk` on checked arguments."""
     rows = torch.sort(candidates, dim=1).values  # [B, C]; ties by row, and a gather in order
+    if _all_there(rows, items.shape[0]):
+        best = best_hits(score_lists(queries, items, rows), rows, k)
+    else:
+        best = _best_of_some(queries, items, rows, k)
+    if out is None:
+        return best
+    out.scores.copy_(best.scores)
+    out.rows.copy_(best.rows)
+    return out
+
+
+def _all_there(rows: Tensor, count: int) -> bool:
+    """Whether all of the sorted rows [B, C] are of items, and none is there twice: the usual case."""
+    if not rows.numel() or int(rows[:, 0].amin()) < 0 or int(rows[:, -1].amax()) >= count:
+        return False
+    return rows.shape[1] == 1 or int(rows.diff(dim=1).amin()) > 0
+
+
+def _best_of_some(queries: Tensor, items: Tensor, rows: Tensor, k: int) -> TopK:
+    """Of sorted rows [B, C], those that are none of the items and repeats left out."""
     inside = (rows >= 0) & (rows < items.shape[0])
     inside[:, 1:] &= rows[:, 1:] != rows[:, :-1]
     if 2 * int(inside.sum()) > inside.numel():  # some are scored for nothing
@@ -29,10 +49,4 @@ def rerank_topk(
         asked = inside.nonzero()[:, 0]
         scores = torch.full(rows.shape, -torch.inf, device=queries.device)
         scores[inside] = score_rows(queries, items, asked, rows[inside])
-    rows = torch.where(inside, rows, -1)
-    best = best_hits(scores, rows, k)
-    if out is None:
-        return best
-    out.scores.copy_(best.scores)
-    out.rows.copy_(best.rows)
-    return out
+    return best_hits(scores, torch.where(inside, rows, -1), k)

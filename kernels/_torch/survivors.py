@@ -13,7 +13,7 @@ from kernels._torch.product import group_maxima, step_in_group
 from kernels.score import accumulator, sum_terms
 from kernels.topk import TopK, no_hits
 
-__all__ = ["Survivors", "score_lists", "score_rows"]
+__all__ = ["Survivors", "score_lists", "score_rows", "under"]
 
 TERMS = 1 << 19  # products held at a time when pairs are scored
 LISTED = 3 << 19  # the same for whole lists of rows
@@ -142,7 +142,7 @@ class Survivors:
         """kth [B] float32: k products are at least this, so k scores are at least that less
         the rounding of the product and the slack."""
         if self.made.is_floating_point:
-            kth = _under(kth.to(self.made)).float()
+            kth = under(kth.to(self.made)).float()
         self.floor = torch.maximum(self.floor, kth - self._slack)
         self._limit = None
 
@@ -155,7 +155,7 @@ class Survivors:
         """
         if not self.made.is_floating_point:
             return self.floor.clamp(min=LOWEST_INTEGER).floor().to(self.made)
-        limit = _under((self.floor - self._slack).clamp(min=LOWEST).to(self.made))
+        limit = under((self.floor - self._slack).clamp(min=LOWEST).to(self.made))
         return limit.view(BITS[self.made]) if bits and bool((limit > 0).all()) else limit
 
 
@@ -202,7 +202,7 @@ def score_lists(queries: Tensor, items: Tensor, rows: Tensor) -> Tensor:
     return torch.where(scores > -torch.inf, scores + 0.0, -torch.inf)
 
 
-def _under(values: Tensor) -> Tensor:
+def under(values: Tensor) -> Tensor:
     """The next number below each."""
     return torch.nextafter(values, torch.full_like(values, -torch.inf))
 

@@ -67,7 +67,7 @@ def best_of_one(
 def _allowed(
     items: Tensor, mask: Tensor | None, first: int, rows: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The next items: all, and which of them are shown if not all are; or, where few are, these and their places."""
+    """The next items: all, and which are shown if not all are; or, where few are, these and their places."""
     chunk = items[first : first + rows]
     if mask is None:
         return chunk, None, None

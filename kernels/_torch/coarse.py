@@ -8,8 +8,8 @@ of items that stay in cache:
      floor to the k-th best product whenever they pile up.
 Then score what is left in the fixed order and sort it. Rows with no bound (NaN, inf, huge) and
 queries as large are scored outright by `_scan_plainly`, and so is everything where there is
-little: the steps above take most of a millisecond of themselves. Why this is exact:
-docs/decisions/0002-exact-topk-cpu.md.
+little: the steps above take half a millisecond of themselves. One query takes fewer
+(`one_query.py`). Why this is exact: docs/decisions/0002-exact-topk-cpu.md.
 
 Memory beside inputs and outputs, whatever B and N: one tile (TILE products), its items converted
 (CONVERTED numbers) or copied (COPIED) unless they serve as they are, the sample (about

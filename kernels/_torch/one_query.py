@@ -16,7 +16,7 @@ from kernels.topk import TopK, best_hits, no_hits
 
 __all__ = ["best_of_one", "best_of_one_by_bounds"]
 
-GROUP = 64
+LARGEST_GROUP = 64  # rows; Tiles pads to as many
 LOWEST = -(2**31)  # below every sum of products: hidden
 ROWS = 1 << 21  # items in a tile
 MAX_PENDING = 1 << 16  # rows that may wait to be scored; more tie or nearly so
@@ -29,7 +29,8 @@ def best_of_one(
     """The best k, scores [1, k] and rows [1, k]: query int8 [1, d], d <= EXACT_WIDTH, mask [N] or [1, N]."""
     count, width = items.shape
     column = query.new_empty(width, 1).copy_(query.t())
-    padded = -(-min(count, rows) // GROUP) * GROUP
+    group = _group(min(count, rows), k)
+    padded = -(-min(count, rows) // group) * group
     products = torch.empty(padded, 1, dtype=torch.int32, device=items.device)
     best = torch.empty(0, dtype=torch.int64, device=items.device)
     least = LOWEST + 1
@@ -41,14 +42,14 @@ def best_of_one(
             # Without branches, which chance would mislead: as int32, 1 and 0 become the largest and the least.
             most = shown.to(torch.int32).sub_(1).bitwise_xor_(-LOWEST - 1)
             torch.minimum(products[: len(chunk), 0], most, out=products[: len(chunk), 0])
-        groups = products.view(-1, GROUP)
+        groups = products.view(-1, group)
         maxima = groups.amax(1)
         if len(maxima) >= k:
             least = max(least, int(maxima.topk(k, sorted=False).values.amin()))
         which = (maxima >= least).nonzero()[:, 0]
         entries = groups.index_select(0, which)
         at = (entries >= least).view(-1).nonzero()[:, 0]
-        row = _rows(which, at, first, at_rows)
+        row = _rows(which, group, at, first, at_rows)
         keys = (entries.view(-1).index_select(0, at).long() << 32) - row
         if first:
             keys = torch.cat((best, keys))
@@ -78,9 +79,17 @@ def _allowed(
     return chunk.index_select(0, at), at, None
 
 
-def _rows(groups: Tensor, at: Tensor, first: int, places: Tensor | None) -> Tensor:
-    """The rows of entries `at` of groups [g, GROUP]; the tile begins at row `first`, or holds `places` after it."""
-    line = groups.index_select(0, at // GROUP) * GROUP + at % GROUP
+def _group(rows: int, k: int) -> int:
+    """Rows of a group: as many as leave 2 k groups, so that a maximum says something of k items."""
+    group = LARGEST_GROUP
+    while group > 4 and rows < 2 * k * group:
+        group //= 2
+    return group
+
+
+def _rows(which: Tensor, group: int, at: Tensor, first: int, places: Tensor | None) -> Tensor:
+    """The rows of entries `at` of these groups; the tile begins at row `first`, or holds `places` after it."""
+    line = which.index_select(0, at // group) * group + at % group
     return (line if places is None else places.index_select(0, line)) + first
 
 
@@ -106,6 +115,7 @@ def best_of_one_by_bounds(
     if not float(torch.linalg.vector_norm(query.float())) <= MAX_NORM:
         return None
     tiles = Tiles(query, rows, 1, fast, max_norm)
+    group = _group(min(len(items), rows), k)
     floor = torch.tensor(-torch.inf, device=items.device)  # k items' scores are not below it
     kept: list[tuple[Tensor, Tensor]] = []  # rows, ascending, and their products
     pending = 0
@@ -120,7 +130,7 @@ def best_of_one_by_bounds(
             most = shown.to(tile.dtype).mul_(2).sub_(1).mul_(torch.inf)
             torch.minimum(tile[: len(chunk), 0], most, out=tile[: len(chunk), 0])
         slack = tiles.slack[0]
-        groups = tile.view(-1, GROUP)
+        groups = tile.view(-1, group)
         maxima = groups.amax(1)
         if len(maxima) >= k:
             floor = torch.maximum(floor, _reached(maxima, k, slack))
@@ -128,7 +138,7 @@ def best_of_one_by_bounds(
         which = (maxima >= limit).nonzero()[:, 0]
         entries = groups.index_select(0, which)
         at = (entries >= limit).view(-1).nonzero()[:, 0]
-        kept.append((_rows(which, at, first, at_rows), entries.view(-1).index_select(0, at)))
+        kept.append((_rows(which, group, at, first, at_rows), entries.view(-1).index_select(0, at)))
         pending += len(at)
         if pending > MAX_PENDING:
             return None

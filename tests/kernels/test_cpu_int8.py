@@ -103,7 +103,7 @@ def test_one_query_finds_what_the_reference_does(count: int, largest: int, maske
     if masked != "no":
         mask = torch.from_numpy(rng.random(count) < (0.3 if masked != "all" else 0.0))
         mask = mask[None] if masked == "query" else mask
-    for k in (1, 10, 64, 200):
+    for k in (1, 4, 10, 64, 200):
         expected = coarse_topk_reference(query, items, k, mask=mask)
         for rows in (1 << 21, 64, 100, 7):
             found = best_of_one(query, items, k, mask, rows)

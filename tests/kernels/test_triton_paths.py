@@ -73,23 +73,20 @@ def test_a_promise_changes_no_bit(dtype: str) -> None:
         assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("ints", [False, True], ids=["floats", "ties"])
-@pytest.mark.parametrize("d", [257, 600])
+@pytest.mark.parametrize(("d", "ints"), [(257, True), (600, False)], ids=["ties", "floats"])
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_vectors_too_long_to_hold_go_in_chunks(dtype: str, d: int, ints: bool) -> None:
     """Groups, bundles, no group maxima; columns that are no neighbours; a mask; with and without a promise."""
     queries = vectors(3, 2 * d, dtype, 1, ints=ints)[:, ::2]
-    items = vectors(515, 2 * d, dtype, 2, ints=ints)[:, 1::2]
+    items = vectors(259, 2 * d, dtype, 2, ints=ints)[:, 1::2]
     longest = float(torch.linalg.vector_norm(items.float(), dim=1).max())
-    mask = (torch.rand(3, 515, generator=torch.Generator().manual_seed(3)) < 0.5).to(DEVICE)
-    for shown in (None, mask):
+    mask = (torch.rand(3, 259, generator=torch.Generator().manual_seed(3)) < 0.5).to(DEVICE)
+    for launch, shown, promise in (
+        (GROUPS, None, None), (GROUPS, mask, longest), (BUNDLES, None, longest), (DIRECT, mask, None),
+    ):  # fmt: skip
         expected = coarse_topk_reference(queries, items, 7, mask=shown)
-        for launch in (GROUPS, BUNDLES, DIRECT):
-            for promise in (None, longest):
-                found = coarse.coarse_topk(
-                    queries, items, 7, shown, max_norm=promise, launch=launch
-                )
-                assert_equal(found, expected)
+        found = coarse.coarse_topk(queries, items, 7, shown, max_norm=promise, launch=launch)
+        assert_equal(found, expected)
 
 
 def test_long_vectors_that_tie_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from kernels._torch.product import MAX_NORM, Tiles
-from kernels._torch.survivors import score_rows, under
+from kernels._torch.survivors import LOWEST, score_rows, under
 from kernels.topk import TopK, best_hits, no_hits
 
 __all__ = ["best_of_one", "best_of_one_by_bounds"]
 
 LARGEST_GROUP = 64  # rows; Tiles pads to as many
-LOWEST = -(2**31)  # below every sum of products: hidden
+HIDDEN = -(2**31)  # below every sum of products
 ROWS = 1 << 21  # items in a tile
 MAX_PENDING = 1 << 16  # rows that may wait to be scored; more tie or nearly so
-BELOW_ALL = -3e38  # products, but above -inf
 
 
 def best_of_one(
@@ -33,14 +32,14 @@ def best_of_one(
     padded = -(-min(count, rows) // group) * group
     products = torch.empty(padded, 1, dtype=torch.int32, device=items.device)
     best = torch.empty(0, dtype=torch.int64, device=items.device)
-    least = LOWEST + 1
+    least = HIDDEN + 1
     for first in range(0, count, rows):
         chunk, at_rows, shown = _allowed(items, mask, first, rows)
         torch._int_mm(chunk.contiguous(), column, out=products[: len(chunk)])
-        products[len(chunk) :] = LOWEST
+        products[len(chunk) :] = HIDDEN
         if shown is not None:
             # Without branches, which chance would mislead: as int32, 1 and 0 become the largest and the least.
-            most = shown.to(torch.int32).sub_(1).bitwise_xor_(-LOWEST - 1)
+            most = shown.to(torch.int32).sub_(1).bitwise_xor_(-HIDDEN - 1)
             torch.minimum(products[: len(chunk), 0], most, out=products[: len(chunk), 0])
         groups = products.view(-1, group)
         maxima = groups.amax(1)
@@ -162,4 +161,4 @@ def _reached(products: Tensor, k: int, slack: Tensor) -> Tensor:
 
 def _limit(floor: Tensor, slack: Tensor, dtype: torch.dtype) -> Tensor:
     """What the product of an item with such a score is not below."""
-    return under((floor - slack).clamp(min=BELOW_ALL).to(dtype))
+    return under((floor - slack).clamp(min=LOWEST).to(dtype))

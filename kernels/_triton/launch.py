@@ -18,9 +18,7 @@ __all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunc
            "power", "rerank_launch", "rows_at_a_time", "shape_class", "sort_warps"]  # fmt: skip
 
 MAX_K = 4096
-HELD_D = (
-    256  # longer vectors go through `dot_max_long`: tiles of whole ones leave no room to pipeline
-)
+HELD_D = 256  # longer vectors leave no room to pipeline tiles of whole ones: `dot_max_long`
 MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 64 or 128 and spills a few instead
 INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
 FEW_PROGRAMS = 128  # would leave a GPU's multiprocessors idle

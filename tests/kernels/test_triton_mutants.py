@@ -142,7 +142,8 @@ def test_selection_survives_tf32_and_would_not_without_its_bound(d: int, tmp_pat
 
     def found(name: str, promise: float | None, *changes: tuple[str, str, str]) -> TopK:
         mutant = Mutant(tmp_path, f"mutant_{name}_{d}", [TF32, *changes]).coarse
-        return mutant.coarse_topk(centre, items, 20, None, max_norm=promise, launch=launch)  # type: ignore[no-any-return]
+        best: TopK = mutant.coarse_topk(centre, items, 20, None, max_norm=promise, launch=launch)
+        return best
 
     for promise in (None, longest):
         rounded = found(f"tf32_{promise is None}", promise)

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from engine.checks import check_one_of
 from engine.device import pick_device
 from engine.errors import InvalidArgument
 from engine.fine import Tier
@@ -114,17 +115,6 @@ def pick_tier(
     if coarse_bytes + fine_bytes <= SHARE * free:
         return "device"
     return "host" if fine_bytes <= SHARE * available_memory() else "disk"
-
-
-def check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        *others, last = (f'"{word}"' for word in known)
-        raise InvalidArgument(
-            name,
-            expected=f"{', '.join(others)} or {last}",
-            got=repr(value),
-            remedy="Use one of these.",
-        )
 
 
 def available_memory() -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.calibration import calibrated, ranks_of
+from engine.checks import check_count, check_one_of
 from engine.collection import Collection
 from engine.curve import Curve, measured
 from engine.device import pick_device
@@ -25,7 +26,7 @@ from engine.filters import Filter, as_mask
 from engine.from_embeddings import index_of
 from engine.guarantee import guarantees
 from engine.index import Calibration, Id, Index, OnConflict
-from engine.plan import FineTier, Plan, check_one_of, plan
+from engine.plan import FineTier, Plan, plan
 from engine.queries import Batch, embed
 from engine.reduction import COARSE_DIM, Reduction
 from engine.result import Guarantee, SearchResult, Timings
@@ -33,6 +34,7 @@ from engine.rounding import CoarseDtype
 from engine.snapshot import Snapshot, check_finite
 from engine.stopwatch import Stopwatch
 from kernels import TopK
+from kernels.topk import ordinary
 
 Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]
 
@@ -193,36 +195,34 @@ class Retriever:
         snapshot = self._collection.snapshot  # read once: a concurrent `add` replaces it
         k = check_count("k", k)
         shortlist = self._candidates(k, candidates, snapshot)
-        if mode not in get_args(Mode):
-            raise InvalidArgument(
-                "mode",
-                expected='"two_stage", "exact" or "coarse"',
-                got=repr(mode),
-                remedy="Use one of these.",
-            )
+        check_one_of("mode", mode, get_args(Mode))
         threshold = None if duplicates is None else check_threshold(duplicates)
         wanted = k if threshold is None else shortlist
         at_once = self.device.type == "cpu"  # a GPU is waited for once only, at the end
         watch = Stopwatch(self.device)
         own = snapshot.reduction is None
         vectors = embed(batch, self._open_encoder, encoders_coarse=own)
-        queries = snapshot.project(vectors, coarse_too=mode != "exact", check=at_once)
-        mask = as_mask(filter, snapshot.index, len(queries))
-        mask = snapshot.visible(mask)
-        watch.mark()
-        best, listed = self._find(snapshot, queries, mask, wanted, shortlist, mode, watch)
-        if not at_once:
-            check_finite(queries)
-        guarantee: tuple[Guarantee | None, ...] = (None,) * len(queries)
-        if threshold is not None:
-            best = without_duplicates(best, snapshot.fine.parts, k, threshold)
-        elif mode != "coarse":
-            guarantee = guarantees(
-                snapshot, queries, listed, best, certify=certify, filtered=filter is not None
-            )
-        if min_score is not None:
-            low = best.scores < min_score
-            best = TopK(best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1))
+        with torch.inference_mode():
+            queries = snapshot.project(vectors, coarse_too=mode != "exact", check=at_once)
+            mask = as_mask(filter, snapshot.index, len(queries))
+            mask = snapshot.visible(mask)
+            watch.mark()
+            best, listed = self._find(snapshot, queries, mask, wanted, shortlist, mode, watch)
+            if not at_once:
+                check_finite(queries)
+            guarantee: tuple[Guarantee | None, ...] = (None,) * len(queries)
+            if threshold is not None:
+                best = without_duplicates(best, snapshot.fine.parts, k, threshold)
+            elif mode != "coarse":
+                guarantee = guarantees(
+                    snapshot, queries, listed, best, certify=certify, filtered=filter is not None
+                )
+            if min_score is not None:
+                low = best.scores < min_score
+                best = TopK(
+                    best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1)
+                )
+        best = ordinary(best)
         timings = Timings(*watch.seconds())
         return SearchResult(best.scores, best.rows, timings, guarantee, snapshot.index)
 
@@ -485,15 +485,3 @@ class Retriever:
                 f"{encoder.fine_dim}. Use the encoder that made the index, or build it again."
             )
         return encoder
-
-
-def check_count(name: str, value: Any) -> int:
-    """An integer of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
-        raise InvalidArgument(
-            name,
-            expected="an integer of at least 1",
-            got=repr(value),
-            remedy="Give a positive count.",
-        )
-    return int(value)

@@ -5,8 +5,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from engine.checks import check_one_of
 from engine.index import Quantization
-from engine.plan import check_one_of
 from kernels import coarse_topk
 
 CoarseDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]

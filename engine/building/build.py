@@ -27,14 +27,14 @@ from engine.building.sources import (
 )
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
+from engine.checks import check_count, check_one_of
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, open_encoder
 from engine.errors import DatasetError, IndexFormatError, InvalidArgument
 from engine.index import Id, Index
-from engine.plan import check_one_of
 from engine.progress import progress
 from engine.reduction import SETTLED
-from engine.retriever import Retriever, check_count
+from engine.retriever import Retriever
 from engine.rounding import CoarseDtype
 
 SEGMENT = 65_536

@@ -37,7 +37,7 @@ from kernels._torch.product import (
 )
 from kernels._torch.survivors import Survivors
 from kernels.score import score_pairs
-from kernels.topk import TopK, best_hits, no_hits
+from kernels.topk import TopK, best_hits, inferring, no_hits
 
 __all__ = ["Plan", "coarse_topk", "plan_for"]
 
@@ -96,6 +96,7 @@ def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
     return Plan(queries, rows, group, fast, guess)
 
 
+@inferring
 def coarse_topk(
     queries: Tensor,
     items: Tensor,

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from kernels._torch.survivors import score_lists, score_rows
-from kernels.topk import TopK, best_hits
+from kernels.topk import TopK, best_hits, inferring
 
 __all__ = ["rerank_topk"]
 
 
+@inferring
 def rerank_topk(
     queries: Tensor, items: Tensor, candidates: Tensor, k: int, *, out: TopK | None = None
 ) -> TopK:

@@ -190,3 +190,24 @@ def test_vectors_that_ask_for_a_gradient_are_searched_without_one(backend: str) 
     found = coarse_topk(queries.requires_grad_(), items.requires_grad_(), 7, backend=backend)
     assert not found.scores.requires_grad
     assert_same(found, expected.scores.cpu().numpy(), expected.rows.cpu().numpy())
+
+
+@pytest.mark.parametrize("batch", [1, 9])
+def test_results_are_ordinary_tensors_whatever_mode_the_vectors_were_made_in(
+    backend: str, batch: int
+) -> None:
+    """Written to, and trained with: neither may be done outside inference mode to what was made in it."""
+    case = Case("float32", batch, 300, 16, 7, "floats", 0.3, "none", "plain", 0, 9)
+    with torch.inference_mode():
+        queries, items, _ = case.tensors()
+        inside = coarse_topk(queries, items, 7, backend=backend)
+    found = coarse_topk(queries, items, 7, backend=backend)
+    assert_same(found, inside.scores.cpu().numpy(), inside.rows.cpu().numpy())
+    best = float(found.scores[0, 0])
+    weight = torch.ones((), device=found.scores.device, requires_grad=True)
+    (found.scores[0, 0] * weight).backward()
+    assert weight.grad is not None
+    assert float(weight.grad) == best
+    found.scores.add_(1.0)
+    found.rows.add_(1)
+    assert float(found.scores[0, 0]) == best + 1.0

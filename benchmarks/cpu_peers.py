@@ -165,6 +165,7 @@ METHODS = (
     Method("FAISS flat", "", (None,), faiss_flat),
     Method("FAISS PCA64,Flat,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA64,Flat")),
     Method("FAISS PCA64,SQ8,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA64,SQ8")),
+    Method("FAISS PCA80,SQ8,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA80,SQ8")),
     Method("torch matmul + topk, float32", "", (None,), matmul_topk(torch.float32)),
     Method("torch matmul + topk, bfloat16", "", (None,), matmul_topk(torch.bfloat16)),
     Method("sentence-transformers", "", (None,), semantic_search),

@@ -13,7 +13,7 @@ from benchmarks.cpu_peers import METHODS, Built, Method, faiss_refined
 from benchmarks.peers import NotInstalled
 from benchmarks.vectors import enlarged, vectors
 
-ITEMS, QUERIES = vectors("clusters", 1200, 72, 8)
+ITEMS, QUERIES = vectors("clusters", 1200, 96, 8)
 SCORES = QUERIES.double().numpy() @ ITEMS.double().numpy().T
 TRUTH = np.argsort(-SCORES, axis=1, kind="stable")[:, :10]
 

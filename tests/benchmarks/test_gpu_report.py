@@ -257,7 +257,7 @@ def test_a_runtime_that_is_missing_is_listed(
         ("image", 1), ("image", 8), ("text", 1), ("text", 8),
     ]  # fmt: skip
     for case in found:
-        assert case["runtimes"]["torch"]["runs"] == 3
+        assert case["runtimes"]["torch"]["runs"] >= 3
         assert case["runtimes"]["ONNX Runtime"] == {
             "not_installed": "Exporting needs onnx: pip install 'hivlp-engine[onnx]'"
         }

@@ -22,8 +22,6 @@ def test_after_a_pause_it_is_warmed_as_long_and_timed_as_long() -> None:
     times = take_turns({"it": run}, seconds=60, most=3, pause=0.02)["it"]
     assert len(times) > 3
     assert run.calls - 1 - len(times) > 3  # not timed
-    assert all(0 <= each < 20 for each in times)
-    assert sum(times) <= 3 * 40
 
 
 def test_what_is_costly_is_called_once_a_turn_and_once_when_the_time_is_over() -> None:

@@ -241,3 +241,15 @@ def run_cases(strategy: st.SearchStrategy[T], count: int, check: Callable[[T], N
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )(given(strategy)(check))()
+
+
+def assert_ordinary(scores: torch.Tensor, rows: torch.Tensor) -> None:
+    """A result may be written to, and trained with: neither may be done to what inference mode made."""
+    best = float(scores[0, 0])
+    weight = torch.ones((), device=scores.device, requires_grad=True)
+    (scores[0, 0] * weight).backward()
+    assert weight.grad is not None
+    assert float(weight.grad) == best
+    scores.add_(1.0)
+    rows.add_(1)
+    assert float(scores[0, 0]) == best + 1.0

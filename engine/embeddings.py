@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 NORMS_AT_A_TIME = 1 << 16  # vectors
+LEAST_NORM = 1e-12  # as `F.normalize` has it: zeros stay zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class Embeddings:
     fine: Tensor
 
     def __len__(self) -> int:
-        return len(self.fine)
+        return self.fine.shape[0]  # len() of a tensor is Python, and takes longer
 
 
 def longest_of(vectors: Tensor, known: float = 0.0) -> float:
@@ -29,3 +30,9 @@ def longest_of(vectors: Tensor, known: float = 0.0) -> float:
         if len(part):
             longest = torch.maximum(longest, torch.linalg.vector_norm(part.float(), dim=1).max())
     return float(longest)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors `[B, D]` scaled to length 1: the bits of `F.normalize`, in half its steps."""
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / norms.clamp_(min=LEAST_NORM)

@@ -23,30 +23,32 @@ def guarantees(
         best: `[B, k]`, what was found.
         filtered: not all items might be found; a calibration says nothing of such searches.
     """
-    if candidates is None:
-        return tuple("exact" for _ in range(len(best.rows)))
+    count = len(best.rows)
+    exact: Guarantee = "exact"
+    if candidates is None or candidates.rows.shape[1] >= len(snapshot.index):
+        return (exact,) * count
+    kept = None if filtered else _calibrated(snapshot, candidates, best)
+    bounds = bounds_of(snapshot) if certify else None
+    if not filtered and bounds is None:
+        return (kept,) * count
+    # A candidate that is none: there were no more items that could be found, so all were scored.
+    every = (candidates.rows[:, -1] < 0).tolist() if filtered else [False] * count
+    proven = [False] * count
+    if bounds is not None:
+        proven = certified(bounds, queries, candidates, best).tolist()
+    return tuple(
+        exact if whole else "certified" if proof else kept
+        for whole, proof in zip(every, proven, strict=True)
+    )
+
+
+def _calibrated(snapshot: Snapshot, candidates: TopK, best: TopK) -> Guarantee | None:
+    """What the index's calibration says of a search of all items."""
     calibration = snapshot.index.header.calibration
-    kept: Guarantee | None = None
-    if (
+    holds = (
         calibration is not None
-        and not filtered
         and best.rows.shape[1] == calibration.k
         and candidates.rows.shape[1] >= calibration.candidates
         and calibration.items == len(snapshot.index)
-    ):
-        kept = "calibrated"
-    if candidates.rows.shape[1] >= len(snapshot.index):
-        every = [True] * len(best.rows)
-    elif filtered:
-        # A candidate that is none: there were no more items that could be found, so all were scored.
-        every = [row < 0 for row in candidates.rows[:, -1].tolist()]
-    else:
-        every = [False] * len(best.rows)
-    bounds = bounds_of(snapshot) if certify else None
-    if bounds is None:
-        return tuple("exact" if whole else kept for whole in every)
-    proven = certified(bounds, queries, candidates, best).tolist()
-    return tuple(
-        "exact" if whole else "certified" if proof else kept
-        for whole, proof in zip(every, proven, strict=True)
     )
+    return "calibrated" if holds else None

@@ -37,6 +37,7 @@ from kernels import TopK
 from kernels.topk import ordinary
 
 Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]
+MODES = get_args(Mode)
 
 FEWEST_CANDIDATES = 128
 
@@ -195,7 +196,7 @@ class Retriever:
         snapshot = self._collection.snapshot  # read once: a concurrent `add` replaces it
         k = check_count("k", k)
         shortlist = self._candidates(k, candidates, snapshot)
-        check_one_of("mode", mode, get_args(Mode))
+        check_one_of("mode", mode, MODES)
         threshold = None if duplicates is None else check_threshold(duplicates)
         wanted = k if threshold is None else shortlist
         on_cpu = self.device.type == "cpu"

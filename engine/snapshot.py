@@ -6,10 +6,9 @@ from math import isfinite
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from engine.captured import Captured
-from engine.embeddings import Embeddings, longest_of
+from engine.embeddings import Embeddings, longest_of, unit
 from engine.errors import InvalidArgument
 from engine.fine import FineVectors, Tier
 from engine.index import Index
@@ -167,8 +166,8 @@ class Snapshot:
             )
         _check_dims("batch", fine, head.fine_dim)
         if head.normalize:
-            fine = F.normalize(fine, dim=1)
-            coarse = None if coarse is None else F.normalize(coarse, dim=1)
+            fine = unit(fine)
+            coarse = None if coarse is None else unit(coarse)
         fine = fine.to(device, fine_dtype)
         if not coarse_too:
             return check_finite(Embeddings(None, fine)) if check else Embeddings(None, fine)

@@ -11,12 +11,13 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._on_gpu = device.type == "cuda"
         self._times: list[float] = []
         self._events: list[torch.cuda.Event] = []
         self.mark()
 
     def mark(self) -> None:
-        if self._device.type != "cuda":
+        if not self._on_gpu:
             self._times.append(time.perf_counter())
             return
         event = torch.cuda.Event(enable_timing=True)
@@ -25,7 +26,7 @@ class Stopwatch:
 
     def seconds(self) -> list[float]:
         """Of each step; waits until the device has done the last."""
-        if self._device.type != "cuda":
+        if not self._on_gpu:
             return [end - start for start, end in pairwise(self._times)]
         self._events[-1].synchronize()
         return [1e-3 * start.elapsed_time(end) for start, end in pairwise(self._events)]

@@ -54,7 +54,7 @@ class Index:
 
     def __len__(self) -> int:
         """How many items there are, deleted ones not counted."""
-        return sum(segment.live_count for segment in self.segments)
+        return self._count
 
     def __repr__(self) -> str:
         head = self.header
@@ -164,6 +164,10 @@ class Index:
     def holds_strings(self) -> bool | None:
         """Whether ids are strings; None while there are no items."""
         return isinstance(self.segments[0].ids, Strings) if len(self) else None
+
+    @cached_property
+    def _count(self) -> int:
+        return sum(segment.live_count for segment in self.segments)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

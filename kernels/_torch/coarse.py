@@ -73,13 +73,14 @@ def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
     """
     count, dtype = items.shape[0], items.dtype
     fast = torch.float32
-    if items.device.type == "cpu" and (dtype != torch.float32 or batch > 2):
-        fast = fast_dtype()  # else: so few products that casting the items would cost more
+    few = {torch.float32: 2, torch.float16: 1}.get(dtype, 0)  # casting the items would cost more
+    if items.device.type == "cpu" and batch > few:
+        fast = fast_dtype()
         if dtype == torch.int8 and items.shape[1] <= EXACT_WIDTH and multiplies_int8():
             fast = torch.int8
     queries = max(1, min(batch, QUERIES))
-    if fast == torch.int8 and batch == 2:
-        queries = 1  # one column is multiplied three times as quickly as two
+    if items.device.type == "cpu" and batch == 2 and dtype == fast != torch.bfloat16:
+        queries = 1  # one column is multiplied two to five times as quickly as two
     rows = min(count, TILE // queries)
     if items.dtype != fast or not items.is_contiguous():
         rows = min(rows, CONVERTED // items.shape[1])

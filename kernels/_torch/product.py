@@ -114,6 +114,29 @@ def group_maxima(tile: Tensor, group: int) -> Tensor:
     return tile.view(-1, group, step_in_group(batch) * batch).amax(1).view(-1, batch)
 
 
+def _multiply(items: Tensor, columns: Tensor, out: Tensor) -> None:
+    """out [n, B] = items [n, d] @ columns [d, B], all contiguous."""
+    if items.dtype == torch.int8:
+        torch._int_mm(items, columns, out=out)
+    elif items.dtype == torch.float32 and columns.shape[1] == 1 and not items.is_cuda:
+        _multiply_by_one(items, columns, out)
+    else:
+        torch.mm(items, columns, out=out)
+
+
+def _multiply_by_one(items: Tensor, column: Tensor, out: Tensor) -> None:
+    """As many products as there are threads, side by side: one product with a column takes one thread in MKL."""
+    parts, width = torch.get_num_threads(), items.shape[1]
+    count = items.shape[0] // parts * parts
+    if count:
+        split = items[:count].view(parts, -1, width)
+        # With the strides of a row that is transposed; with those of a column it takes four times as long.
+        repeated = column.as_strided((parts, width, 1), (0, 1, width))
+        torch.bmm(split, repeated, out=out[:count].view(parts, -1, 1))
+    if count < items.shape[0]:
+        torch.mm(items[count:], column, out=out[count:])
+
+
 def _rounds(dtype: torch.dtype, fast: torch.dtype) -> bool:
     """Whether vectors of this dtype lose bits on their way into the product."""
     if fast == torch.bfloat16:
@@ -183,14 +206,14 @@ class Tiles:
             if self._items is None:
                 self._items = self._columns.new_empty(self._rows, chunk.shape[1])
             low = self._items[:count]
-            low.copy_(chunk.to(torch.float32) if chunk.dtype == torch.float16 else chunk)
+            slowly = chunk.dtype == torch.float16 and low.dtype == torch.bfloat16
+            low.copy_(chunk.to(torch.float32) if slowly else chunk)
         loud = None
         if not self._promised:
             low, loud = self._silence(low)
         padded = -(-count // self._whole) * self._whole
         tile = self._tile[: padded * batch].view(padded, batch)
-        multiply = torch._int_mm if low.dtype == torch.int8 else torch.mm
-        multiply(low, self._columns, out=tile[:count])
+        _multiply(low, self._columns, tile[:count])
         tile[count:] = self._least
         if hidden is not None:
             tile[:count].masked_fill_(hidden, self._least)

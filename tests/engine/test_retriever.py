@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 import engine
+from engine.embeddings import unit
 from tests.kernels.oracle import assert_ordinary
 
 D, COARSE = 48, 16
@@ -51,6 +52,16 @@ def test_exact_equals_brute_force(count: int, batch: int) -> None:
     items, queries = vectors(count), vectors(batch, seed=1)
     r = engine.Retriever.from_embeddings(items, coarse_dim=COARSE)
     assert_found(r.search(queries, k=10, mode="exact"), brute_force(queries, items, 10))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("count", "dim"), [(0, 5), (1, 768), (7, 1), (33, 300), (1000, 64)])
+def test_unit_vectors_have_the_bits_of_torchs_own(count: int, dim: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(count)
+    given = (10 * torch.randn(count, 2 * dim, generator=generator)).to(dtype)[:, ::2]
+    if count > 1 and dtype == torch.float32:
+        given[1], given[-1] = 0, 1e-20
+    assert torch.equal(unit(given), torch.nn.functional.normalize(given, dim=1))
 
 
 @pytest.mark.parametrize("count", [1, 7, 129, 1000])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from kernels._torch import coarse as engine
 from kernels._torch import one_query
 from kernels._torch.coarse import plan_for
 from kernels._torch.one_query import best_of_one_by_bounds
+from kernels._torch.product import Tiles
 from kernels.coarse import coarse_topk_reference
 from tests.kernels.oracle import DTYPES, assert_same
 
@@ -43,6 +46,25 @@ def test_it_finds_what_the_reference_does(dtype: str, fast: torch.dtype, count: 
                 found = best_of_one_by_bounds(query, items, k, mask, rows, fast, promise)
                 assert found is not None
                 assert_same(found, expected.scores.numpy(), expected.rows.numpy())
+
+
+@pytest.fixture(params=[1, 2, 3, 7])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 7, 63, 1000, 1001])
+@pytest.mark.parametrize("d", [1, 5, 64])
+def test_any_number_of_threads_multiplies_every_item(threads: int, count: int, d: int) -> None:
+    query, items = vectors(1, d, "float32", 1), vectors(count, d, "float32", 2)
+    tile, _ = Tiles(query, max(count, 1), 4, torch.float32, max_norm=100.0).of(items)
+    assert threads == torch.get_num_threads()
+    expected = items.double() @ query[0].double()
+    torch.testing.assert_close(tile[:count, 0].double(), expected, rtol=0, atol=1e-5)
+    assert (tile[count:] == -torch.inf).all()
 
 
 @pytest.mark.parametrize("fast", FAST, ids=["float32", "bfloat16"])

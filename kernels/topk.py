@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from math import isfinite
 from typing import NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
 
-__all__ = ["TopK", "best_hits", "inferring", "no_hits", "ordinary"]
+__all__ = ["TopK", "best_hits", "best_items", "inferring", "no_hits", "ordinary"]
 
 P = ParamSpec("P")
 
@@ -50,6 +51,15 @@ def best_hits(scores: Tensor, rows: Tensor, k: int) -> TopK:
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
         kept = torch.nn.functional.pad(kept, (0, missing), value=-1)
     return TopK(scores + 0.0, kept)  # + 0.0: -0.0 becomes +0.0, equal scores have equal bits
+
+
+def best_items(scores: Tensor, rows: Tensor, k: int) -> TopK:
+    """As `best_hits`, in half its steps where all rows are there and the k best scores are finite."""
+    ranked, order = torch.sort(scores, dim=1, descending=True, stable=True)
+    ranked = ranked[:, :k]
+    if ranked.shape[1] < k or not isfinite(float(ranked.sum())):  # NaN comes first, -inf last
+        return best_hits(scores, rows, k)
+    return TopK(ranked + 0.0, rows.gather(1, order[:, :k]))
 
 
 def inferring(search: Callable[P, TopK]) -> Callable[P, TopK]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels._torch.product import MAX_NORM, Tiles
 from kernels._torch.survivors import LOWEST, score_rows, under
-from kernels.topk import TopK, best_hits, no_hits
+from kernels.topk import TopK, best_items, no_hits
 
 __all__ = ["best_of_one", "best_of_one_by_bounds"]
 
@@ -53,7 +53,7 @@ def best_of_one(
         if first:
             keys = torch.cat((best, keys))
         best = keys.topk(min(k, len(keys))).values
-        if len(best) == k:
+        if len(best) == k and first + rows < count:
             least = max(least, _score(int(best[-1])))
     scores = (best + (2**32 - 1)) >> 32
     found = TopK(scores.float()[None], ((scores << 32) - best)[None])
@@ -88,8 +88,10 @@ def _group(rows: int, k: int) -> int:
 
 def _rows(which: Tensor, group: int, at: Tensor, first: int, places: Tensor | None) -> Tensor:
     """The rows of entries `at` of these groups; the tile begins at row `first`, or holds `places` after it."""
-    line = which.index_select(0, at // group) * group + at % group
-    return (line if places is None else places.index_select(0, line)) + first
+    nth = at // group
+    line = torch.add(at, which.index_select(0, nth) - nth, alpha=group)  # entries of groups left out come before
+    line = line if places is None else places.index_select(0, line)
+    return line + first if first else line
 
 
 def _score(key: int) -> int:
@@ -151,7 +153,7 @@ def best_of_one_by_bounds(
         at = (product >= _limit(floor, tiles.slack[0], product.dtype)).nonzero()[:, 0]
         row = row.index_select(0, at)
     scores = score_rows(query, items, torch.zeros_like(row), row)
-    return best_hits(scores[None], row[None], k)
+    return best_items(scores[None], row[None], k)
 
 
 def _reached(products: Tensor, k: int, slack: Tensor) -> Tensor:

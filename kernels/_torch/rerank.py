@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels._torch.survivors import score_lists, score_rows
-from kernels.topk import TopK, best_hits, inferring
+from kernels.topk import TopK, best_hits, best_items, inferring
 
 __all__ = ["rerank_topk"]
 
@@ -22,7 +22,7 @@ def rerank_topk(
     """`kernels.rerank_topk` on checked arguments."""
     rows = torch.sort(candidates, dim=1).values  # [B, C]; ties by row, and a gather in order
     if _all_there(rows, items.shape[0]):
-        best = best_hits(score_lists(queries, items, rows), rows, k)
+        best = best_items(score_lists(queries, items, rows), rows, k)
     else:
         best = _best_of_some(queries, items, rows, k)
     if out is None:
@@ -34,7 +34,10 @@ def rerank_topk(
 
 def _all_there(rows: Tensor, count: int) -> bool:
     """Whether all of the sorted rows [B, C] are of items, and none is there twice: the usual case."""
-    if not rows.numel() or int(rows[:, 0].amin()) < 0 or int(rows[:, -1].amax()) >= count:
+    if not rows.numel():
+        return False
+    least, most = torch.aminmax(rows)
+    if int(least) < 0 or int(most) >= count:
         return False
     return rows.shape[1] == 1 or int(rows.diff(dim=1).amin()) > 0
 

@@ -182,7 +182,7 @@ def score_rows(queries: Tensor, items: Tensor, query: Tensor, row: Tensor) -> Te
 def score_lists(queries: Tensor, items: Tensor, rows: Tensor) -> Tensor:
     """Scores [B, C] float32 of each query's rows, int64 [B, C], all of which there are.
 
-    Else as `score_rows`, but nobody needs to look up who asks.
+    As `score_rows`, but nobody needs to look up who asks, and NaN and -0.0 stay: `best_hits` sees to them.
     """
     batch, listed = rows.shape
     width, wide = queries.shape[1], queries.to(accumulator(items.dtype))[:, None]
@@ -199,7 +199,7 @@ def score_lists(queries: Tensor, items: Tensor, rows: Tensor) -> Tensor:
             torch.index_select(items, 0, part.reshape(-1), out=found[:count])
             block = terms[:count].copy_(found[:count]).view(*part.shape, width)
             scores[at] = sum_terms(block.mul_(wide[at[0]]))
-    return torch.where(scores > -torch.inf, scores + 0.0, -torch.inf)
+    return scores
 
 
 def under(values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels._torch import coarse as engine
-from kernels._torch import one_query
+from kernels._torch import one_query, product
 from kernels._torch.coarse import plan_for
 from kernels._torch.one_query import best_of_one_by_bounds
 from kernels._torch.product import Tiles
@@ -58,7 +58,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 63, 1000, 1001])
 @pytest.mark.parametrize("d", [1, 5, 64])
-def test_any_number_of_threads_multiplies_every_item(threads: int, count: int, d: int) -> None:
+@pytest.mark.parametrize("cached", [0, 1 << 23])
+def test_any_number_of_threads_multiplies_every_item(
+    monkeypatch: pytest.MonkeyPatch, threads: int, count: int, d: int, cached: int
+) -> None:
+    monkeypatch.setattr(product, "CACHED", cached)
     query, items = vectors(1, d, "float32", 1), vectors(count, d, "float32", 2)
     tile, _ = Tiles(query, max(count, 1), 4, torch.float32, max_norm=100.0).of(items)
     assert threads == torch.get_num_threads()

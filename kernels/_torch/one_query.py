@@ -89,7 +89,7 @@ def _group(rows: int, k: int) -> int:
 def _rows(which: Tensor, group: int, at: Tensor, first: int, places: Tensor | None) -> Tensor:
     """The rows of entries `at` of these groups; the tile begins at row `first`, or holds `places` after it."""
     nth = at // group
-    line = torch.add(at, which.index_select(0, nth) - nth, alpha=group)  # entries of groups left out come before
+    line = torch.add(at, which.index_select(0, nth) - nth, alpha=group)  # past groups left out
     line = line if places is None else places.index_select(0, line)
     return line + first if first else line
 

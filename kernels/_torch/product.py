@@ -32,7 +32,7 @@ HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
 SIDE_BY_SIDE = 64  # products of which maxima are taken at once, of neighbouring rows if need be
 MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
 EXACT_WIDTH = 1024  # sums of so many products of int8 are integers up to 2^24: exact in float32
-CACHED = 1 << 23  # numbers that a cache may hold: there MKL's other product is the quicker one, by half
+CACHED = 1 << 23  # numbers that a cache may hold: MKL's other product is quicker there, by half
 IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
 
 

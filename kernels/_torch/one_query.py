@@ -7,11 +7,13 @@ score descending, row ascending. What floats leave is scored in the fixed order.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from kernels._torch.product import MAX_NORM, Tiles
-from kernels._torch.survivors import LOWEST, score_rows, under
+from kernels._torch.survivors import LOWEST, score_lists
 from kernels.topk import TopK, best_items, no_hits
 
 __all__ = ["best_of_one", "best_of_one_by_bounds"]
@@ -19,6 +21,8 @@ __all__ = ["best_of_one", "best_of_one_by_bounds"]
 LARGEST_GROUP = 64  # rows; Tiles pads to as many
 HIDDEN = -(2**31)  # below every sum of products
 ROWS = 1 << 21  # items in a tile
+DIGITS = {torch.bfloat16: 8, torch.float32: 24}  # of their significands
+TINY = 2.0**-120  # beside the slack, nothing
 MAX_PENDING = 1 << 16  # rows that may wait to be scored; more tie or nearly so
 
 
@@ -117,7 +121,7 @@ def best_of_one_by_bounds(
         return None
     tiles = Tiles(query, rows, 1, fast, max_norm)
     group = _group(min(len(items), rows), k)
-    floor = torch.tensor(-torch.inf, device=items.device)  # k items' scores are not below it
+    floor = -math.inf  # k items' scores are not below it
     kept: list[tuple[Tensor, Tensor]] = []  # rows, ascending, and their products
     pending = 0
     for first in range(0, len(items), rows):
@@ -130,12 +134,12 @@ def best_of_one_by_bounds(
         if shown is not None:  # without branches: 1 and 0 become inf and -inf
             most = shown.to(tile.dtype).mul_(2).sub_(1).mul_(torch.inf)
             torch.minimum(tile[: len(chunk), 0], most, out=tile[: len(chunk), 0])
-        slack = tiles.slack[0]
+        slack = float(tiles.slack[0])
         groups = tile.view(-1, group)
         maxima = groups.amax(1)
         if len(maxima) >= k:
-            floor = torch.maximum(floor, _reached(maxima, k, slack))
-        limit = _limit(floor, slack, tile.dtype)
+            floor = max(floor, _reached(maxima, k) - slack)
+        limit = _under(floor - slack, tile.dtype)
         which = (maxima >= limit).nonzero()[:, 0]
         entries = groups.index_select(0, which)
         at = (entries >= limit).view(-1).nonzero()[:, 0]
@@ -148,19 +152,23 @@ def best_of_one_by_bounds(
     row, product = (
         torch.cat(part) if len(part) > 1 else part[0] for part in zip(*kept, strict=True)
     )
-    if len(row) > k:
-        floor = torch.maximum(floor, _reached(product, k, tiles.slack[0]))
-        at = (product >= _limit(floor, tiles.slack[0], product.dtype)).nonzero()[:, 0]
+    if len(row) > 2 * k:  # else to score them takes no longer than to leave some out
+        slack = float(tiles.slack[0])
+        floor = max(floor, _reached(product, k) - slack)
+        at = (product >= _under(floor - slack, product.dtype)).nonzero()[:, 0]
         row = row.index_select(0, at)
-    scores = score_rows(query, items, torch.zeros_like(row), row)
-    return best_items(scores[None], row[None], k)
+    return best_items(score_lists(query, items, row[None]), row[None], k)
 
 
-def _reached(products: Tensor, k: int, slack: Tensor) -> Tensor:
-    """What the scores of k of the items reach for certain."""
-    return under(products.topk(k, sorted=False).values.amin()).float() - slack
+def _reached(products: Tensor, k: int) -> float:
+    """What k of the products were not below before they were rounded."""
+    return _under(float(products.topk(k, sorted=False).values.amin()), products.dtype)
 
 
-def _limit(floor: Tensor, slack: Tensor, dtype: torch.dtype) -> Tensor:
-    """What the product of an item with such a score is not below."""
-    return under((floor - slack).clamp(min=LOWEST).to(dtype))
+def _under(value: float, dtype: torch.dtype) -> float:
+    """A number that the dtype holds, a step or two below the value; finite, even of NaN and inf."""
+    if value == 0:
+        return -TINY
+    digits = DIGITS[dtype]
+    fraction, exponent = math.frexp(min(max(LOWEST, value), -LOWEST))  # NaN: LOWEST
+    return math.ldexp(math.ceil(math.ldexp(fraction, digits)) - 1, exponent - digits)

@@ -71,6 +71,33 @@ def test_any_number_of_threads_multiplies_every_item(
     assert (tile[count:] == -torch.inf).all()
 
 
+@pytest.mark.parametrize("dtype", FAST, ids=["float32", "bfloat16"])
+def test_a_number_below(dtype: torch.dtype) -> None:
+    """Held by the dtype, below, and by few steps; of what is no number, some number."""
+    below = torch.full((), -torch.inf, dtype=dtype)
+    for exponent in (-110, -20, -1, 0, 1, 100):
+        for fraction in (-1.99999, -1.5, -1.0 - 2**-9, -1.0, 1.0, 1.0 + 2**-30, 1.5, 1.99999):
+            value = fraction * 2.0**exponent
+            found = one_query._under(value, dtype)
+            held = torch.tensor(found, dtype=dtype)
+            assert float(held) == found < value
+            step = torch.tensor(value, dtype=dtype)
+            for _ in range(3):
+                step = torch.nextafter(step, below)
+            assert held >= step
+    assert 0 > one_query._under(0.0, dtype) > -(2.0**-100)
+    for odd in (torch.nan, torch.inf, -torch.inf):
+        assert abs(one_query._under(odd, dtype)) < 3.1e38
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_a_promise_that_does_not_hold_ends_no_search(value: float) -> None:
+    items = vectors(5000, 64, "float32", 7)
+    items[::100, 3] = value
+    found = engine.coarse_topk(vectors(1, 64, "float32", 6), items, 10, None, max_norm=20.0)
+    assert found.rows.shape == (1, 10)
+
+
 @pytest.mark.parametrize("fast", FAST, ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1 << 21, 200])
 @pytest.mark.parametrize("k", [1, 3, 100])

@@ -13,7 +13,7 @@ from kernels._torch.product import group_maxima, step_in_group
 from kernels.score import accumulator, sum_terms
 from kernels.topk import TopK, no_hits
 
-__all__ = ["LOWEST", "Survivors", "score_lists", "score_rows", "under"]
+__all__ = ["LOWEST", "Survivors", "score_lists", "score_rows"]
 
 TERMS = 1 << 19  # products held at a time when pairs are scored
 LISTED = 3 << 19  # the same for whole lists of rows

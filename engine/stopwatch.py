@@ -11,13 +11,12 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._on_gpu = device.type == "cuda"
         self._times: list[float] = []
         self._events: list[torch.cuda.Event] = []
         self.mark()
 
     def mark(self) -> None:
-        if not self._on_gpu:
+        if self._device.type != "cuda":
             self._times.append(time.perf_counter())
             return
         event = torch.cuda.Event(enable_timing=True)
@@ -26,7 +25,7 @@ class Stopwatch:
 
     def seconds(self) -> list[float]:
         """Of each step; waits until the device has done the last."""
-        if not self._on_gpu:
+        if self._device.type != "cuda":
             return [end - start for start, end in pairwise(self._times)]
         self._events[-1].synchronize()
         return [1e-3 * start.elapsed_time(end) for start, end in pairwise(self._events)]

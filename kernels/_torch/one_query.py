@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels._torch.product import MAX_NORM, Tiles
-from kernels._torch.survivors import LOWEST, score_lists
+from kernels._torch.survivors import LOWEST, flagged, score_lists
 from kernels.topk import TopK, best_items, no_hits
 
 __all__ = ["best_of_one", "best_of_one_by_bounds"]
@@ -49,9 +49,9 @@ def best_of_one(
         maxima = groups.amax(1)
         if len(maxima) >= k:
             least = max(least, int(maxima.topk(k, sorted=False).values.amin()))
-        which = (maxima >= least).nonzero()[:, 0]
+        which = flagged(maxima >= least)
         entries = groups.index_select(0, which)
-        at = (entries >= least).view(-1).nonzero()[:, 0]
+        at = flagged(entries >= least)
         row = _rows(which, group, at, first, at_rows)
         keys = (entries.view(-1).index_select(0, at).long() << 32) - row
         if first:
@@ -78,7 +78,7 @@ def _allowed(
     shown = mask[..., first : first + rows].reshape(-1)
     if 4 * int(torch.count_nonzero(shown)) >= len(shown):
         return chunk, None, shown
-    at = shown.nonzero()[:, 0]
+    at = flagged(shown)
     return chunk.index_select(0, at), at, None
 
 
@@ -140,9 +140,9 @@ def best_of_one_by_bounds(
         if len(maxima) >= k:
             floor = max(floor, _reached(maxima, k) - slack)
         limit = _under(floor - slack, tile.dtype)
-        which = (maxima >= limit).nonzero()[:, 0]
+        which = flagged(maxima >= limit)
         entries = groups.index_select(0, which)
-        at = (entries >= limit).view(-1).nonzero()[:, 0]
+        at = flagged(entries >= limit)
         kept.append((_rows(which, group, at, first, at_rows), entries.view(-1).index_select(0, at)))
         pending += len(at)
         if pending > MAX_PENDING:
@@ -155,7 +155,7 @@ def best_of_one_by_bounds(
     if len(row) > 2 * k:  # else to score them takes no longer than to leave some out
         slack = float(tiles.slack[0])
         floor = max(floor, _reached(product, k) - slack)
-        at = (product >= _under(floor - slack, product.dtype)).nonzero()[:, 0]
+        at = flagged(product >= _under(floor - slack, product.dtype))
         row = row.index_select(0, at)
     return best_items(score_lists(query, items, row[None]), row[None], k)
 

@@ -6,6 +6,7 @@ proves that its score lies below the floor, so ties and rounding cannot lose a h
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from kernels._torch.product import group_maxima, step_in_group
 from kernels.score import accumulator, sum_terms
 from kernels.topk import TopK, no_hits
 
-__all__ = ["LOWEST", "Survivors", "score_lists", "score_rows"]
+__all__ = ["LOWEST", "Survivors", "flagged", "score_lists", "score_rows"]
 
 TERMS = 1 << 19  # products held at a time when pairs are scored
 LISTED = 3 << 19  # the same for whole lists of rows
@@ -56,7 +57,7 @@ class Survivors:
             tile, maxima = tile.view(limit.dtype), None
         if maxima is None:
             maxima = group_maxima(tile, group)
-        found = _where((maxima >= limit).view(-1))
+        found = flagged(maxima >= limit)
         if not len(found):
             return
         batch = tile.shape[1]
@@ -65,7 +66,7 @@ class Survivors:
         query = at_once if step == 1 else at_once % batch
         entries = tile.view(-1, group, step * batch)[block, :, at_once]  # [m, group]
         reached = entries >= limit.index_select(0, query)[:, None]
-        hit = reached.view(-1).nonzero()[:, 0]
+        hit = flagged(reached)
         at = hit // group
         first = block * group if step == 1 else block * (group * step) + at_once // batch
         line = first.index_select(0, at) + hit % group * step
@@ -132,7 +133,7 @@ class Survivors:
         return query, row, product
 
     def _keep(self, query: Tensor, row: Tensor, product: Tensor, kept: Tensor) -> None:
-        at = _where(kept)
+        at = flagged(kept)
         pairs = (query, row, product)
         query, row, product = (part.index_select(0, at) for part in pairs)
         self._pairs = [(query, row, product)]
@@ -207,24 +208,26 @@ def under(values: Tensor) -> Tensor:
     return torch.nextafter(values, torch.full_like(values, -torch.inf))
 
 
-def _where(flags: Tensor) -> Tensor:
-    """Where [m] bool flags are set, ascending: first by eights, for few of them are."""
-    if flags.numel() % 8:
-        return flags.nonzero()[:, 0]
-    eights = flags.view(torch.int64).nonzero()[:, 0]
-    which, bit = flags.view(-1, 8).index_select(0, eights).nonzero().unbind(1)
-    return eights.index_select(0, which) * 8 + bit
+def flagged(flags: Tensor) -> Tensor:
+    """Where bool flags, flattened, are set, ascending: NumPy passes twice as quickly over those that are not."""
+    if flags.device.type != "cpu":
+        return flags.view(-1).nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(flags.numpy()))
 
 
 def _ranked(query: Tensor, values: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Pairs ordered by query, then value descending, equal ones as they stand; and the place of
-    each within its query. One stable integer sort of (query, complement of the value's bits)."""
-    wide, width = (torch.int32, 16) if values.dtype == torch.bfloat16 else (torch.int64, 32)
-    top = (1 << (width - 1)) - 1
-    bits = values.view(BITS[values.dtype]).to(wide)
+    each within its query. One stable sort of integers, of as few bits as tell the values apart."""
+    bits = values.view(BITS[values.dtype]).to(torch.int64)
     if values.dtype.is_floating_point:
-        bits ^= (bits >> (width - 1)) & top  # sorts as the float does
-    order = torch.sort((query.to(wide) << width) | (top - bits), stable=True).indices
+        width = 8 * values.element_size()
+        bits ^= (bits >> (width - 1)) & ((1 << (width - 1)) - 1)  # sorts as the float does
+    below = bits.amax() - bits if len(bits) else bits
+    width = int(below.amax()).bit_length() if len(bits) else 0
+    keys = (query << width) | below
+    if width + batch.bit_length() < 32:
+        keys = keys.to(torch.int32)  # half the time
+    order = torch.sort(keys, stable=True).indices
     counts = torch.bincount(query, minlength=batch)
     start = counts.cumsum(0) - counts
     return order, torch.arange(len(query), device=query.device) - start.index_select(

@@ -32,6 +32,7 @@ HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
 SIDE_BY_SIDE = 64  # products of which maxima are taken at once, of neighbouring rows if need be
 MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
 EXACT_WIDTH = 1024  # sums of so many products of int8 are integers up to 2^24: exact in float32
+PATIENCE = 1.0  # seconds that finding out what is quicker may take, on a busy machine
 CACHED = 1 << 23  # numbers that a cache may hold: MKL's other product is quicker there, by half
 IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
 
@@ -40,7 +41,7 @@ IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without 
 def fast_dtype() -> torch.dtype:
     """bfloat16 where this CPU multiplies it faster than float32 (AMX, AVX-512-BF16, SVE).
 
-    Timed once, about 10 ms: only the speed depends on the answer, never the result.
+    Timed once, in a few ms: only the speed depends on the answer, never the result.
     """
     quick, exact = _seconds(torch.bfloat16, torch.float32)
     return torch.bfloat16 if quick < exact else torch.float32
@@ -51,12 +52,13 @@ def multiplies_int8() -> bool:
     """Whether this CPU's int8 products are right, and not much slower than `fast_dtype`'s: VNNI, AMX.
 
     With such instructions they are quicker, more so over many items than in the small product that
-    is timed here, once; without, torch's plain loops take many times as long.
+    is timed here, once; without, torch's plain loops take a hundred times as long. What lies between
+    is left to a busy machine.
     """
     if not int8_is_exact():
         return False
     own, other = _seconds(torch.int8, fast_dtype())
-    return own < 2 * other
+    return own < 10 * other
 
 
 @lru_cache(maxsize=1)
@@ -80,16 +82,25 @@ def int8_is_exact() -> bool:
 
 
 def _seconds(*dtypes: torch.dtype) -> list[float]:
-    """The least time of a small product in each dtype, tried in turns."""
-    spent = {dtype: float("inf") for dtype in dtypes}
+    """The least time of a small product in each dtype, tried in turns.
+
+    Until most times of each are as the least: where other processes keep the cores, a product waits for one of its
+    threads a hundred times as long as it takes, and what is decided here holds as long as the process.
+    """
+    spent: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
     made = {dtype: torch.empty(4096, 64, dtype=product_dtype(dtype)) for dtype in dtypes}
-    for _ in range(8):
+    enough = time.perf_counter() + PATIENCE
+    while not all(map(_settled, spent.values())) and time.perf_counter() < enough:
         for dtype in dtypes:
             items, queries = torch.ones(4096, 64, dtype=dtype), torch.ones(64, 64, dtype=dtype)
             start = time.perf_counter()
             _multiply(items, queries, made[dtype])
-            spent[dtype] = min(spent[dtype], time.perf_counter() - start)
-    return list(spent.values())
+            spent[dtype].append(time.perf_counter() - start)
+    return [min(times) for times in spent.values()]
+
+
+def _settled(times: list[float]) -> bool:
+    return len(times) >= 8 and sorted(times)[len(times) // 2] < 1.5 * min(times)
 
 
 def product_dtype(fast: torch.dtype) -> torch.dtype:

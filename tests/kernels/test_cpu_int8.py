@@ -62,6 +62,28 @@ def test_int8_products_that_are_wrong_or_missing_are_not_used(
     assert not int8_is_exact.__wrapped__()
 
 
+@pytest.mark.parametrize("quicker", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("waits", [0, 8, 60])
+def test_what_is_quicker_is_found_out_beside_other_processes(
+    waits: int, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products that wait for a core say nothing, though the first of one dtype may all be such."""
+    now, calls = 0.0, 0
+
+    def multiply(items: Tensor, columns: Tensor, out: Tensor) -> None:  # noqa: ARG001
+        nonlocal now, calls
+        calls += 1
+        waited = calls <= 2 * waits and (items.dtype == quicker or calls % 5 == 0)
+        now += 0.002 * (1 + calls % 7) if waited else 1e-4 if items.dtype == quicker else 2e-4
+
+    monkeypatch.setattr(product, "_multiply", multiply)
+    monkeypatch.setattr(product.time, "perf_counter", lambda: now)
+    own, other = product._seconds(torch.int8, torch.bfloat16)
+    assert (own < other) == (quicker == torch.int8)
+    assert min(own, other) == pytest.approx(1e-4)
+    assert waits or calls == 16
+
+
 @pytest.mark.skipif(not int8_is_exact(), reason="this CPU's int8 products are not exact")
 @pytest.mark.parametrize("width", [1, 2, 3, 16, 63, 64, 129, 1024])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 17, 33])

@@ -434,18 +434,3 @@ def test_addresses_past_two_to_the_31() -> None:
     mask[2**28 :] = True
     found = coarse_topk(base, items, 7, mask=mask)
     assert found.rows.tolist() == [[*range(2**28, 2**28 + 5), -1, -1]]
-
-
-def test_the_probe_can_choose_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([0.0, 9.0, 0.0, 1.0] * 8)  # bfloat16 slow, float32 quick
-    monkeypatch.setattr(product.time, "perf_counter", lambda: next(ticks))
-    assert product.fast_dtype.__wrapped__() == torch.float32
-    ticks = iter([0.0, 1.0, 0.0, 9.0] * 8)
-    assert product.fast_dtype.__wrapped__() == torch.bfloat16
-    monkeypatch.setattr(product, "int8_is_exact", lambda: True)
-    ticks = iter([0.0, 1.0, 0.0, 9.0] * 8)  # int8 quick
-    assert product.multiplies_int8.__wrapped__()
-    ticks = iter([0.0, 1.5, 0.0, 1.0] * 8)  # a noisy moment
-    assert product.multiplies_int8.__wrapped__()
-    ticks = iter([0.0, 9.0, 0.0, 1.0] * 8)  # plain loops
-    assert not product.multiplies_int8.__wrapped__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -62,22 +64,44 @@ def test_int8_products_that_are_wrong_or_missing_are_not_used(
     assert not int8_is_exact.__wrapped__()
 
 
-@pytest.mark.parametrize("quicker", [torch.int8, torch.bfloat16])
-@pytest.mark.parametrize("waits", [0, 8, 60])
-def test_what_is_quicker_is_found_out_beside_other_processes(
-    waits: int, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Products that wait for a core say nothing, though the first of one dtype may all be such."""
-    now, calls = 0.0, 0
+def timed_as(seconds: Callable[[torch.dtype], float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products take what `seconds` says, on a clock that nothing else moves."""
+    now = 0.0
 
     def multiply(items: Tensor, columns: Tensor, out: Tensor) -> None:  # noqa: ARG001
-        nonlocal now, calls
-        calls += 1
-        waited = calls <= 2 * waits and (items.dtype == quicker or calls % 5 == 0)
-        now += 0.002 * (1 + calls % 7) if waited else 1e-4 if items.dtype == quicker else 2e-4
+        nonlocal now
+        now += seconds(items.dtype)
 
     monkeypatch.setattr(product, "_multiply", multiply)
     monkeypatch.setattr(product.time, "perf_counter", lambda: now)
+
+
+def test_the_probe_can_choose_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    for quicker in (torch.float32, torch.bfloat16):
+        timed_as(lambda dtype: 1e-4 if dtype == quicker else 2e-4, monkeypatch)  # noqa: B023
+        assert fast_dtype.__wrapped__() == quicker
+    monkeypatch.setattr(product, "int8_is_exact", lambda: True)
+    for ratio, multiplies in ((0.5, True), (5.0, True), (50.0, False)):  # quick, noise, plain loops
+        timed_as(lambda dtype: 1e-4 * (ratio if dtype == torch.int8 else 1), monkeypatch)  # noqa: B023
+        assert multiplies_int8.__wrapped__() == multiplies
+
+
+@pytest.mark.parametrize("quicker", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("waits", [0, 8, 60])
+def test_the_probe_waits_until_other_processes_let_it(
+    waits: int, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products that wait for a core say nothing, though the first of one dtype may all be such."""
+    calls = 0
+
+    def seconds(dtype: torch.dtype) -> float:
+        nonlocal calls
+        calls += 1
+        if calls <= 2 * waits and (dtype == quicker or calls % 5 == 0):
+            return 0.002 * (1 + calls % 7)
+        return 1e-4 if dtype == quicker else 2e-4
+
+    timed_as(seconds, monkeypatch)
     own, other = product._seconds(torch.int8, torch.bfloat16)
     assert (own < other) == (quicker == torch.int8)
     assert min(own, other) == pytest.approx(1e-4)

@@ -21,6 +21,7 @@ __all__ = ["best_of_one", "best_of_one_by_bounds"]
 LARGEST_GROUP = 64  # rows; Tiles pads to as many
 HIDDEN = -(2**31)  # below every sum of products
 ROWS = 1 << 21  # items in a tile
+FOLDED = 8  # values among which the k-th largest is looked for, times k
 DIGITS = {torch.bfloat16: 8, torch.float32: 24}  # of their significands
 TINY = 2.0**-120  # beside the slack, nothing
 MAX_PENDING = 1 << 16  # rows that may wait to be scored; more tie or nearly so
@@ -48,7 +49,7 @@ def best_of_one(
         groups = products.view(-1, group)
         maxima = groups.amax(1)
         if len(maxima) >= k:
-            least = max(least, int(maxima.topk(k, sorted=False).values.amin()))
+            least = max(least, int(_kth(maxima, k)))
         which = flagged(maxima >= least)
         entries = groups.index_select(0, which)
         at = flagged(entries >= least)
@@ -88,6 +89,15 @@ def _group(rows: int, k: int) -> int:
     while group > 4 and rows < 2 * k * group:
         group //= 2
     return group
+
+
+def _kth(values: Tensor, k: int) -> Tensor:
+    """What k of these values are not below: the k-th largest or, of many, somewhat less, which is sooner found."""
+    folds = len(values) // (FOLDED * k)
+    if folds > 1:  # k of the maxima of values that lie far apart are k of the values
+        length = len(values) // folds
+        values = values[: folds * length].view(folds, length).amax(0)
+    return values.topk(k, sorted=False).values.amin()
 
 
 def _rows(which: Tensor, group: int, at: Tensor, first: int, places: Tensor | None) -> Tensor:
@@ -162,7 +172,7 @@ def best_of_one_by_bounds(
 
 def _reached(products: Tensor, k: int) -> float:
     """What k of the products were not below before they were rounded."""
-    return _under(float(products.topk(k, sorted=False).values.amin()), products.dtype)
+    return _under(float(_kth(products, k)), products.dtype)
 
 
 def _under(value: float, dtype: torch.dtype) -> float:

@@ -10,6 +10,7 @@ int8 is multiplied as it is, into int32, where the CPU does that right: such pro
 from __future__ import annotations
 
 import math
+import platform
 import time
 from functools import lru_cache
 
@@ -32,7 +33,7 @@ HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
 SIDE_BY_SIDE = 64  # products of which maxima are taken at once, of neighbouring rows if need be
 MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
 EXACT_WIDTH = 1024  # sums of so many products of int8 are integers up to 2^24: exact in float32
-PATIENCE = 1.0  # seconds that finding out what is quicker may take, on a busy machine
+PATIENCE = 0.1  # seconds that finding out what is quicker may take, on a busy machine
 CACHED = 1 << 23  # numbers that a cache may hold: MKL's other product is quicker there, by half
 IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
 
@@ -51,12 +52,14 @@ def fast_dtype() -> torch.dtype:
 def multiplies_int8() -> bool:
     """Whether this CPU's int8 products are right, and not much slower than `fast_dtype`'s: VNNI, AMX.
 
-    With such instructions they are quicker, more so over many items than in the small product that
-    is timed here, once; without, torch's plain loops take a hundred times as long. What lies between
-    is left to a busy machine.
+    On an x86 the sums are right with such instructions only, where oneDNN multiplies, and then they
+    are quicker. Elsewhere a small product is timed, once: torch's plain loops take a hundred times as
+    long; what lies between is left to a busy machine.
     """
     if not int8_is_exact():
         return False
+    if platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available():
+        return True
     own, other = _seconds(torch.int8, fast_dtype())
     return own < 10 * other
 

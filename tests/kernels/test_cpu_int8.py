@@ -81,13 +81,16 @@ def test_the_probe_can_choose_either(monkeypatch: pytest.MonkeyPatch) -> None:
         timed_as(lambda dtype: 1e-4 if dtype == quicker else 2e-4, monkeypatch)  # noqa: B023
         assert fast_dtype.__wrapped__() == quicker
     monkeypatch.setattr(product, "int8_is_exact", lambda: True)
+    monkeypatch.setattr(product.platform, "machine", lambda: "aarch64")
     for ratio, multiplies in ((0.5, True), (5.0, True), (50.0, False)):  # quick, noise, plain loops
         timed_as(lambda dtype: 1e-4 * (ratio if dtype == torch.int8 else 1), monkeypatch)  # noqa: B023
         assert multiplies_int8.__wrapped__() == multiplies
+    monkeypatch.setattr(product.platform, "machine", lambda: "x86_64")
+    assert multiplies_int8.__wrapped__() == torch.backends.mkldnn.is_available()
 
 
 @pytest.mark.parametrize("quicker", [torch.int8, torch.bfloat16])
-@pytest.mark.parametrize("waits", [0, 8, 60])
+@pytest.mark.parametrize("waits", [0, 8, 30])
 def test_the_probe_waits_until_other_processes_let_it(
     waits: int, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +101,7 @@ def test_the_probe_waits_until_other_processes_let_it(
         nonlocal calls
         calls += 1
         if calls <= 2 * waits and (dtype == quicker or calls % 5 == 0):
-            return 0.002 * (1 + calls % 7)
+            return 0.0005 * (1 + calls % 7)
         return 1e-4 if dtype == quicker else 2e-4
 
     timed_as(seconds, monkeypatch)

@@ -218,12 +218,14 @@ def flagged(flags: Tensor) -> Tensor:
 def _ranked(query: Tensor, values: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Pairs ordered by query, then value descending, equal ones as they stand; and the place of
     each within its query. One stable sort of integers, of as few bits as tell the values apart."""
+    if not len(query):
+        return query, query
     bits = values.view(BITS[values.dtype]).to(torch.int64)
     if values.dtype.is_floating_point:
         width = 8 * values.element_size()
         bits ^= (bits >> (width - 1)) & ((1 << (width - 1)) - 1)  # sorts as the float does
-    below = bits.amax() - bits if len(bits) else bits
-    width = int(below.amax()).bit_length() if len(bits) else 0
+    below = bits.amax() - bits
+    width = int(below.amax()).bit_length()
     keys = (query << width) | below
     if width + batch.bit_length() < 32:
         keys = keys.to(torch.int32)  # half the time

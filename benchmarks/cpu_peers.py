@@ -23,7 +23,7 @@ Effort = Any  # None, an int, or a tuple of ints; what it means is in Method.eff
 Ask = Callable[[Tensor, Effort], Tensor]  # queries float32 [B, D] -> rows int64 [B, K]
 
 K = 10
-SHORTLISTS = (64, 96, 128, 192, 256, 320, 384, 512, 768, 1024)
+SHORTLISTS = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024)
 
 
 class Built(NamedTuple):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,18 @@ COUNTS, WIDTHS, BATCHES = (100_000, 1_000_000), (768, 512), (1, 32, 256)
 QUICK_COUNT = 10_000
 QUERIES = max(BATCHES)
 GOOD, ENOUGH = 0.99, 0.995  # recall: that is compared at; beyond which no more effort is timed
-SECONDS, QUICK_SECONDS = 1.5, 0.05  # of each of two in turns
 
 Row = dict[str, Any]
+
+
+class Patience(NamedTuple):
+    """How long a method and ours take turns: so many seconds each, and so many turns at least."""
+
+    seconds: float
+    turns: int
+
+
+PATIENT, QUICK = Patience(1.5, 5), Patience(0.05, 3)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,8 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     for kind, count, width in itertools.product(KINDS, counts, widths):
         if options.kind in (None, kind):
             given = {"kind": kind, "N": count, "D": width}
-            seconds = QUICK_SECONDS if options.quick else SECONDS
-            for new in measured(given, methods, [] if options.again else rows, seconds):
+            patience = QUICK if options.quick else PATIENT
+            for new in measured(given, methods, [] if options.again else rows, patience):
                 rows = _merged(rows, new)
                 _write(out, rows)
                 print(_line(new), flush=True)
@@ -97,7 +106,7 @@ def _write(out: Path, rows: list[Row]) -> None:
 
 
 def measured(
-    given: Row, methods: Iterable[Method], known: list[Row], seconds: float
+    given: Row, methods: Iterable[Method], known: list[Row], patience: Patience
 ) -> Iterable[list[Row]]:
     """The rows of each method on one set of vectors, but for those that are known already."""
     done = {row["method"] for row in known if given.items() <= row.items()}
@@ -116,7 +125,7 @@ def measured(
     for method in todo:
 
         def rows(method: Method = method) -> Row:
-            timed = partial(_timed, yardstick=lambda q: yardstick.ask(q, chosen), seconds=seconds)
+            timed = partial(_timed, yardstick=lambda q: yardstick.ask(q, chosen), patience=patience)
             return {"rows": _rows(method, items, queries, truth, timed)}
 
         print(f"{given}: {method.name}", flush=True)
@@ -166,14 +175,15 @@ def _timed(
     batch: int,
     *,
     yardstick: Callable[[Tensor], Tensor],
-    seconds: float,
+    patience: Patience,
 ) -> Row:
     """Milliseconds of a search, in turns with ours; every call asks with other queries."""
     blocks = [block for block in queries.split(batch) if len(block) == batch]
     mine, theirs = itertools.cycle(blocks), itertools.cycle(blocks)
     times = take_turns(
         {"ours": lambda: yardstick(next(mine)), "it": lambda: built.ask(next(theirs), effort)},
-        seconds=seconds,
+        seconds=patience.seconds,
+        least=patience.turns,
     )
     spent, ours = percentiles(times["it"]), percentiles(times["ours"])["p50"]
     return spent | {

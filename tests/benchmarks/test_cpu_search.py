@@ -69,7 +69,7 @@ def test_what_is_real_comes_first_and_the_rest_lies_between() -> None:
 
 def small(monkeypatch: pytest.MonkeyPatch, methods: tuple[Method, ...]) -> None:
     monkeypatch.setattr(cpu_search, "METHODS", methods)
-    monkeypatch.setattr(cpu_search, "SECONDS", 0.01)
+    monkeypatch.setattr(cpu_search, "PATIENT", cpu_search.Patience(0.01, 1))
     monkeypatch.setattr(cpu_search, "BATCHES", (1, 4))
     monkeypatch.setattr(cpu_search, "QUERIES", 8)
 

@@ -160,11 +160,13 @@ def _found(rows: Any) -> Tensor:
 
 METHODS = (
     Method("ours, 64-d int8", "candidates", SHORTLISTS, ours(64, "int8")),
+    Method("ours, 48-d int8", "candidates", SHORTLISTS, ours(48, "int8")),
     Method("ours, 80-d int8", "candidates", SHORTLISTS, ours(80, "int8")),
     Method("ours, 64-d bfloat16", "candidates", SHORTLISTS, ours(64, "bfloat16")),
     Method("FAISS flat", "", (None,), faiss_flat),
     Method("FAISS PCA64,Flat,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA64,Flat")),
     Method("FAISS PCA64,SQ8,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA64,SQ8")),
+    Method("FAISS PCA48,SQ8,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA48,SQ8")),
     Method("FAISS PCA80,SQ8,RFlat", "candidates", SHORTLISTS, faiss_refined("PCA80,SQ8")),
     Method("torch matmul + topk, float32", "", (None,), matmul_topk(torch.float32)),
     Method("torch matmul + topk, bfloat16", "", (None,), matmul_topk(torch.bfloat16)),

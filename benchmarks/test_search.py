@@ -57,7 +57,7 @@ def test_search(timed: Timed, benchmark: Any, count: int, mode: Mode, batch: int
     assert bool((found.rows >= 0).all())
 
 
-@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_overhead(timed: Timed, count: int, dtype: CoarseDtype) -> None:
     """A search of one query beside the two kernels on the same tensors, in turns: what all the rest costs."""
     retriever, queries = collection(count, dtype)

@@ -103,8 +103,8 @@ class Retriever:
 
         Args:
             fine: `[N, D]`, tensor or array. float16 and float32 are stored as they are, the rest as float32.
-            coarse: `[N, d]`, or None to learn a reduction of `fine` to min(coarse_dim, D) dims. Fewer are read sooner,
-                which one query waits for; more need fewer candidates, which a large batch waits for.
+            coarse: `[N, d]`, or None to learn a reduction of `fine` to min(coarse_dim, D) dims. Fewer are
+                read sooner, which one query waits for; more need fewer candidates, which a large batch waits for.
             ids: N different str or int64; default 0…N-1.
             metadata: N mappings, returned with each hit; values of one key are of one type that Parquet can hold.
             coarse_dtype: "float32", "float16", "bfloat16" or "int8"; None = that of the coarse vectors.

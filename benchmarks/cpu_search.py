@@ -45,7 +45,7 @@ class Patience(NamedTuple):
     turns: int
 
 
-PATIENT, QUICK = Patience(1.5, 5), Patience(0.05, 3)
+PATIENT, QUICK = Patience(1.5, 5), Patience(0.05, 2)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """`benchmarks.cpu_search`: every method finds what float64 finds; rows are resumed; tables say what they hold."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_what_is_real_comes_first_and_the_rest_lies_between() -> None:
 
 def small(monkeypatch: pytest.MonkeyPatch, methods: tuple[Method, ...]) -> None:
     monkeypatch.setattr(cpu_search, "METHODS", methods)
-    monkeypatch.setattr(cpu_search, "PATIENT", cpu_search.Patience(0.01, 1))
+    monkeypatch.setattr(cpu_search, "PATIENT", cpu_search.Patience(0.01, 3))
     monkeypatch.setattr(cpu_search, "BATCHES", (1, 4))
     monkeypatch.setattr(cpu_search, "QUERIES", 8)
 
@@ -88,6 +89,17 @@ def flat(name: str, built: list[str]) -> Method:
         return Built(lambda queries, _: (queries @ items.T).topk(10).indices, items.nbytes)
 
     return Method(name, "", (None,), build)
+
+
+def test_a_slow_peer_has_its_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def ask(queries: torch.Tensor, _: Any) -> torch.Tensor:
+        time.sleep(0.05)  # longer than a turn
+        return torch.zeros(len(queries), 10, dtype=torch.int64)
+
+    slow = Method("slow", "", (None,), lambda items: Built(ask, items.nbytes))
+    small(monkeypatch, (slow,))
+    monkeypatch.setattr(cpu_search, "PATIENT", cpu_search.Patience(0.01, 4))
+    assert {row["runs"] for row in run(tmp_path / "rows.json")} == {4}
 
 
 def test_a_run_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`Collection`: an index that changes, with the snapshot that searches read."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
+from engine.forks import forkable_lock, tell_after_fork
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.plan import FineTier, pick_tier, vector_bytes
 from engine.resident import as_array
@@ -28,9 +28,14 @@ class Collection:
         rows = vector_bytes(index.header, index.row_count)
         self._tier = pick_tier(fine_tier, device, *rows, saved=index.path is not None)
         self._device = device
-        self._changing = threading.Lock()
+        self._changing = forkable_lock()
         self._writer: WriterLock | None = None
         self.snapshot = Snapshot.of(index, device, self._tier)
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child torch's threads are not there, and whoever gives them work waits for ever."""
+        torch.set_num_threads(1)
 
     def add(
         self,
@@ -86,11 +91,11 @@ class Collection:
                 self._hold(index)
             self.snapshot = Snapshot.of(index.compact(self._writer), self._device, self._tier)
 
-    def save(self, path: str | Path | None) -> None:
+    def save(self, path: str | Path | None, overwrite: bool) -> None:
         """Another place than the index's own gets a copy; an index that has no place yet stays in the first."""
         with self._changing:
             index = self.snapshot.index
-            saved = index.save(path, self._writer)
+            saved = index.save(path, self._writer, overwrite=overwrite)
             if index.path in (None, saved.path):
                 rows = len(self.snapshot.coarse)
                 self.snapshot = Snapshot.of(
@@ -138,12 +143,17 @@ class Collection:
 
     def _hold(self, index: Index) -> None:
         """Take the writer lock, unless held; IndexChanged if somebody has published in between."""
-        if self._writer is None:
-            assert index.path is not None  # callers look
-            lock = WriterLock.take(index.path)
-            try:
-                index.check_current()
-            except BaseException:
-                lock.release()
-                raise
-            self._writer = lock
+        assert index.path is not None  # callers look
+        if self._writer is not None and self._writer.is_of(index.path):
+            return
+        lock = WriterLock.take(index.path)
+        try:
+            index.check_current()
+        except BaseException:
+            lock.release()
+            raise
+        self._writer = lock
+
+    def write_under(self, lock: WriterLock) -> None:
+        """Use this writer lock, which the caller took; `close` lets go of it."""
+        self._writer = lock

@@ -4,7 +4,6 @@ The algorithm (the idea of HiVLP, arXiv 2205.12105) is four lines of `Retriever.
 short coarse vectors, keep the best C as candidates, score those C with the long fine vectors, keep the best k.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +22,10 @@ from engine.embeddings import Embeddings
 from engine.encoders import Encoder, open_encoder
 from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.filters import Filter, as_mask
+from engine.forks import forkable_lock
 from engine.from_embeddings import index_of
 from engine.guarantee import guarantees
-from engine.index import Calibration, Id, Index, OnConflict
+from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.plan import FineTier, Plan, plan
 from engine.queries import Batch, embed
 from engine.reduction import COARSE_DIM, Reduction
@@ -72,7 +72,7 @@ class Retriever:
         self.device = pick_device(device)
         self.backend = backend
         self.candidates = None if candidates is None else check_count("candidates", candidates)
-        self._opening = threading.Lock()  # one at a time may open the encoder
+        self._opening = forkable_lock()  # one at a time may open the encoder
         opened = Index.open(index) if isinstance(index, str | Path) else index
         self._collection = Collection(opened, self.device, fine_tier)
         self._encoder: Encoder | None = None
@@ -384,13 +384,18 @@ class Retriever:
         """Let go of the room of removed items. An index in a directory is saved, with all changes."""
         self._collection.compact()
 
-    def save(self, path: str | Path | None = None) -> None:
+    def save(self, path: str | Path | None = None, *, overwrite: bool = False) -> None:
         """Write what is new to a directory, from which `Retriever(path)` opens it; None: where it was opened.
 
         Durable when it returns. The first directory given to an index without one becomes its own; another gets
-        a copy.
+        a copy. A directory that holds another index is refused (InvalidArgument) unless `overwrite` is given;
+        the old index is then there until the new one is durable.
         """
-        self._collection.save(path)
+        self._collection.save(path, overwrite)
+
+    def write_under(self, lock: WriterLock) -> None:
+        """Change the index under a writer lock that the caller took already; `close` lets go of it."""
+        self._collection.write_under(lock)
 
     def refresh(self) -> bool:
         """Move on to what the directory holds now; whether another has published something since."""

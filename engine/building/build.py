@@ -30,8 +30,11 @@ from engine.building.vectors import VectorFile, normalized
 from engine.checks import check_count, check_one_of
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, open_encoder
-from engine.errors import DatasetError, IndexFormatError, InvalidArgument
-from engine.index import Id, Index
+from engine.errors import DatasetError, InvalidArgument
+from engine.index import Id, Index, WriterLock
+from engine.index.directory import check_place
+from engine.index.manifest import MANIFEST
+from engine.index.saving import locked
 from engine.progress import progress
 from engine.reduction import SETTLED
 from engine.retriever import Retriever
@@ -69,17 +72,21 @@ def build_index(
     Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
     """
-    known = _existing(output)
-    _check_coarse_dtype(coarse_dtype, known)
-    opened = [surveyed(source) for source in open_sources(paths)]
-    encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
-    check_dims([source for source, _ in opened], encoder)
     segment = check_count("segment", segment)
-    build = _Build(opened, output, known, encoder, normalize, coarse_dtype, segment)
-    try:
-        return build.run()
-    finally:
-        build.close()
+    check_place(output)
+    with locked(
+        output.absolute()
+    ) as lock:  # before the first look: two builds cannot both find nothing
+        known = Index.open(output) if (output / MANIFEST).exists() else None
+        _check_coarse_dtype(coarse_dtype, known)
+        opened = [surveyed(source) for source in open_sources(paths)]
+        encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
+        check_dims([source for source, _ in opened], encoder)
+        build = _Build(opened, output, known, encoder, normalize, coarse_dtype, segment, lock)
+        try:
+            return build.run()
+        finally:
+            build.close()
 
 
 def index_folder(folder: Path, encoder: Encoder) -> Retriever:
@@ -116,7 +123,9 @@ class _Build:
         normalize: bool,
         coarse_dtype: CoarseDtype | None,
         segment: int,
+        lock: WriterLock,
     ) -> None:
+        self.lock = lock
         self.segment, self.at_most = segment, min(segment, CHUNK)
         self.sources, self.output = sources, output
         self.encoder, self.normalize, self.coarse_dtype = encoder, normalize, coarse_dtype
@@ -125,7 +134,7 @@ class _Build:
             self.retriever = self._reopened()
         elif encoder is not None:
             dtype = coarse_dtype or "float32"
-            self.retriever = Retriever.from_pretrained(encoder, coarse_dtype=dtype)
+            self.retriever = self._writing(Retriever.from_pretrained(encoder, coarse_dtype=dtype))
         self.listing = output.with_name(f"{output.name}.skipped.jsonl")
         items, rows = (len(known), known.row_count) if known is not None else (0, 0)
         file = output.with_name(f"{output.name}.build.json")
@@ -211,19 +220,20 @@ class _Build:
             fresh = retriever.index.path is None
             retriever.save(self.output)
             if fresh:  # from here on what was saved need not be in memory
-                retriever.close()
                 self.retriever = self._reopened()
 
     def _add(self, ids: list[Id], vectors: Embeddings, metadata: list[Any]) -> None:
         described = metadata if any(metadata) else None
         if self.retriever is None:
-            self.retriever = Retriever.from_embeddings(
-                vectors.fine,
-                vectors.coarse,
-                ids=ids,
-                metadata=described,
-                coarse_dtype=self.coarse_dtype,
-                normalize=self.normalize,
+            self.retriever = self._writing(
+                Retriever.from_embeddings(
+                    vectors.fine,
+                    vectors.coarse,
+                    ids=ids,
+                    metadata=described,
+                    coarse_dtype=self.coarse_dtype,
+                    normalize=self.normalize,
+                )
             )
         else:
             self.retriever.add(embeddings=vectors, ids=ids, metadata=described)
@@ -305,7 +315,11 @@ class _Build:
         return self.segment if self._settled() else max(self.segment, SETTLED)
 
     def _reopened(self) -> Retriever:
-        return Retriever(self.output, self.encoder, fine_tier="disk")
+        return self._writing(Retriever(self.output, self.encoder, fine_tier="disk"))
+
+    def _writing(self, retriever: Retriever) -> Retriever:
+        retriever.write_under(self.lock)
+        return retriever
 
     def _filled(self) -> Retriever:
         assert self.retriever is not None
@@ -366,18 +380,6 @@ def _without_held(part: Part, held: Callable[[Sequence[Id]], list[bool]]) -> Par
         metadata=[part.metadata[row] for row in keep],
         held=sum(known),
     )
-
-
-def _existing(output: Path) -> Index | None:
-    """The index in `output`; None where there is room for one."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
-    if not output.is_dir() or not (output / "manifest.json").exists():
-        raise IndexFormatError(
-            f"{output}: an index, an empty directory or a free name expected, got something else. "
-            "Choose another place."
-        )
-    return Index.open(output)
 
 
 def _check_coarse_dtype(wanted: CoarseDtype | None, known: Index | None) -> None:

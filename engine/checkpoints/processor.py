@@ -1,6 +1,5 @@
 """`Processor`: sentences and pictures to what the towers take, by the settings in a checkpoint's own files."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from engine.checkpoints.files import (
 from engine.checkpoints.refusals import expected
 from engine.encoders.manifest import Padding
 from engine.errors import CheckpointError
+from engine.forks import forkable_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +46,7 @@ class Processor:
     ) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer
         self.padding, self.max_tokens, self.files = padding, max_tokens, files
-        self._lock = threading.Lock()  # a fast tokenizer keeps padding and truncation as state
+        self._lock = forkable_lock()  # a fast tokenizer keeps padding and truncation as state
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` (1 = a token, 0 = padding), int64 `[B, T]`."""

@@ -3,13 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexFormatError, InvalidArgument, MissingPackage
+from engine.forks import forkable_lock
 
 GROUP_ROWS = 4096  # read together
 GROUPS_KEPT = 16
@@ -26,7 +26,7 @@ class Columns:
     def __init__(self, parquet: NDArray[np.uint8], rows: int) -> None:
         self.parquet, self.rows = parquet, rows
         self._groups: OrderedDict[int, Any] = OrderedDict()  # the last ones read
-        self._lock = Lock()  # a Parquet reader serves one thread at a time
+        self._lock = forkable_lock()  # a Parquet reader serves one thread at a time
 
     @classmethod
     def of(cls, items: Sequence[Mapping[str, Any] | None]) -> "Columns | None":

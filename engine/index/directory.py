@@ -18,7 +18,7 @@ import numpy as np
 from engine.errors import IndexFormatError
 from engine.index import disk
 from engine.index.columns import Columns
-from engine.index.lock import LOCK
+from engine.index.lock import LOCK, WriterLock
 from engine.index.lookup import Lookup
 from engine.index.manifest import (
     FILE_NAME,
@@ -29,6 +29,7 @@ from engine.index.manifest import (
     StoredFile,
     StoredSegment,
     dtype_name,
+    parse_manifest,
     read_manifest,
 )
 from engine.index.segment import NO_ROWS, Rows, Segment
@@ -128,10 +129,14 @@ def check_place(directory: Path) -> None:
 
 
 class Draft:
-    """Files about to be published in a directory whose writer lock is held; `with` removes them on failure."""
+    """Files about to be published in a directory whose writer lock is held; `with` removes them on failure.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    It may be interrupted between any two instructions, also when the new manifest is in its place already: what
+    may be removed is decided by the manifest that the directory then has, by nothing that is remembered here.
+    """
+
+    def __init__(self, directory: Path, lock: WriterLock) -> None:
+        self.directory, self._lock = directory, lock
         self._written: list[Path] = []
 
     def __enter__(self) -> "Draft":
@@ -143,9 +148,13 @@ class Draft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in self._written:
-            with contextlib.suppress(OSError):  # the error at hand says more; the next save sweeps
-                disk.remove(file)
+        if error is None:
+            return
+        with contextlib.suppress(OSError, IndexFormatError):  # the next save sweeps
+            named = _named_in(self.directory)
+            for file in self._written:
+                if file.name not in named:
+                    disk.remove(file)
 
     def write(
         self, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[memoryview]
@@ -162,33 +171,48 @@ class Draft:
         return self.write(name, dtype_name(array), array.shape, blocks_of(array))
 
     def write_segment(self, segment: Segment, kept: Mapping[str, StoredFile]) -> StoredSegment:
-        """Write what `kept`, the segment's files in this directory, do not hold yet."""
+        """Write what `kept`, the segment's files in this directory, do not hold yet, or no longer."""
         files = {
-            name: kept.get(name) or self.write_array(name, array)
+            name: self.still_there(kept.get(name)) or self.write_array(name, array)
             for name, array in contents(segment).items()
         }
         return StoredSegment(len(segment), files)
 
+    def still_there(self, stored: StoredFile | None) -> StoredFile | None:
+        """`stored`, unless it is gone: a save that was interrupted may have published, and swept, already."""
+        return stored if stored and (self.directory / stored.file).exists() else None
+
     def publish(self, manifest: Manifest) -> str:
         """Make `manifest` what the directory holds, durably; its checksum. Then remove what it does not name."""
-        for stored in manifest.files:
-            map_file(self.directory, stored)
-        disk.sync_directory(self.directory)
         text, checksum = manifest.to_bytes()
+        parse_manifest(
+            self.directory / MANIFEST, text
+        )  # nothing is published that could not be opened
+        disk.sync_directory(self.directory)
         draft = self.directory / f"{MANIFEST}.{uuid.uuid4().hex[:12]}"
         self._written.append(draft)
         disk.write_new(draft, [text])
+        self._lock.publishing = checksum
         disk.rename(draft, self.directory / MANIFEST)
-        self._written.clear()
         disk.sync_directory(self.directory)
-        self._sweep({stored.file for stored in manifest.files} | {MANIFEST, LOCK})
+        with contextlib.suppress(OSError):  # published: what stays behind is swept by the next save
+            sweep(self.directory, {stored.file for stored in manifest.files})
         return checksum
 
-    def _sweep(self, kept: set[str]) -> None:
-        with contextlib.suppress(OSError):  # published: what stays behind is swept by the next save
-            for name in sorted(os.listdir(self.directory)):
-                if _is_ours(name) and name not in kept:
-                    disk.remove(self.directory / name)
+
+def sweep(directory: Path, named: Iterable[str]) -> None:
+    """Remove the files of an index that are not `named`, in a directory whose writer lock is held."""
+    kept = {*named, MANIFEST, LOCK}
+    for name in sorted(os.listdir(directory)):
+        if _is_ours(name) and name not in kept:
+            disk.remove(directory / name)
+
+
+def _named_in(directory: Path) -> set[str]:
+    """The files that the manifest names which `directory` has now; none where it has no manifest."""
+    if not (directory / MANIFEST).exists():
+        return set()
+    return {stored.file for stored in read_manifest(directory)[0].files}
 
 
 def blocks_of(array: Array, rows: Rows | None = None) -> Iterator[memoryview]:

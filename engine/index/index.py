@@ -343,18 +343,26 @@ class Index:
         whole = all(len(s.deleted) == 0 or "deleted" in s.files for s in self.segments)
         return mine != theirs or not whole
 
-    def save(self, path: str | Path | None = None, lock: WriterLock | None = None) -> "Index":
+    def save(
+        self,
+        path: str | Path | None = None,
+        lock: WriterLock | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> "Index":
         """Write what is new to a directory (None: where it was opened from); the same index, mapped, comes back.
 
         Durable when it returns; on any failure the directory holds what it held before. Whoever has it open keeps
-        what they see: published files are never written to. An index that `path` held is replaced.
+        what they see: published files are never written to.
 
         Args:
             lock: the directory's writer lock, where the caller holds it; else it is taken for the time of saving.
+            overwrite: replace another index that `path` holds; it stays whole until the new one is durable.
 
-        Raises IndexLocked where another has it, IndexChanged where another has published since this was opened.
+        Raises IndexLocked where another has it, IndexChanged where another has published since this was opened,
+        InvalidArgument where `path` holds another index.
         """
-        return saving.save(self, path, lock)
+        return saving.save(self, path, lock, overwrite)
 
     @classmethod
     def open(cls, path: str | Path) -> "Index":
@@ -368,9 +376,12 @@ class Index:
         """What the directory holds now, with the segments that this index has already as they are."""
         return saving.read(saving.place_of(self), self.segments)
 
-    def check_current(self) -> None:
-        """Raise IndexChanged if the directory holds another state than this was opened from."""
-        saving.check_current(self)
+    def check_current(self, lock: WriterLock | None = None) -> None:
+        """Raise IndexChanged if the directory holds another state than this was opened from.
+
+        lock: the writer lock; a state that an interrupted save published under it is no other.
+        """
+        saving.check_current(self, lock)
 
     def verify(self) -> None:
         """Read every byte on disk; IndexFormatError names the first file whose checksum differs."""

@@ -1,5 +1,6 @@
 """`WriterLock`: one writer at a time for an index directory. The kernel lets go of it however the process ends."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -8,50 +9,84 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 
-from engine.errors import IndexLocked
+from engine.errors import IndexFormatError, IndexLocked
+from engine.forks import tell_after_fork
 
 LOCK = "lock"
 
 
 class WriterLock:
-    """`flock` on `INDEX/lock`, from `take` to `release`. The file says who holds it, for people to read."""
+    """`flock` on `INDEX/lock`, from `take` to `release`. The file says who holds it, for people to read.
 
-    def __init__(self, directory: Path, descriptor: int) -> None:
+    It belongs to the process that took it: a forked child does not hold it, nor does it keep anybody from it.
+
+    publishing: the checksum of the manifest that is being published under it, or was last.
+    """
+
+    def __init__(self, directory: Path, file: FileIO) -> None:
         self.directory = directory
+        self.publishing = ""
+        self._file = file
         # Also when nobody calls `release` any more.
-        self.release = weakref.finalize(self, os.close, descriptor)
+        self.release = weakref.finalize(self, file.close)
+        tell_after_fork(self)
 
     @classmethod
     def take(cls, directory: Path) -> "WriterLock":
         """Take the lock at once, or raise IndexLocked, which says who has it."""
-        file = directory / LOCK
+        place = directory / LOCK
+        if place.is_symlink() or (place.exists() and not place.is_file()):
+            raise IndexFormatError(
+                f"{place}: a plain file expected, got a link, a directory or a device. Remove it."
+            )
         while True:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # A file object, not a number: whatever interrupts this, it closes the file and frees the lock.
+            file = FileIO(place, "a+")
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(descriptor).st_ino != os.stat(file).st_ino:
-                    raise FileNotFoundError
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = cls(directory, file)
             except BlockingIOError:
-                holder = os.pread(descriptor, 1000, 0).decode(errors="replace")
-                os.close(descriptor)
+                holder = os.pread(file.fileno(), 1000, 0).decode(errors="replace")
+                file.close()
                 raise IndexLocked(
                     f"{directory}: no other writer expected, got one: {holder or 'about to say who'}. "
                     "Wait until it closes the index, or end that process."
                 ) from None
-            except FileNotFoundError:  # a failed first save removed it in between
-                os.close(descriptor)
+            if not lock.is_held:  # a failed first save removed the file in between
+                lock.release()
                 continue
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, _who(), 0)
-            return cls(directory, descriptor)
+            with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+                file.truncate(0)
+                file.write(_who())
+            return lock
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process still has it, and it is that of the directory."""
+        if self._file.closed:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.directory / LOCK))
+        return False
+
+    def is_of(self, directory: Path) -> bool:
+        """Whether it is held, and is that of `directory`, by whatever path."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.is_held and os.path.samefile(self.directory, directory)
+        return False
+
+    def after_fork(self) -> None:
+        """In a child: close its copy of the file, which would keep the lock as long as the child lives."""
+        self.release()
 
 
 @contextmanager
 def writing(directory: Path, lock: WriterLock | None) -> Iterator[WriterLock]:
     """`lock`, where it is that of `directory`; else one taken for the time being."""
-    if lock is not None and lock.directory == directory:
+    if lock is not None and lock.is_of(directory):
         yield lock
         return
     taken = WriterLock.take(directory)

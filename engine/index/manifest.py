@@ -154,13 +154,23 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
     file = directory / MANIFEST
     try:
         text = file.read_bytes()
-        body = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         raise IndexFormatError(
             f"{directory}: a directory with a {MANIFEST} expected, found none. "
             "Make an index with `python -m engine index FOLDER -o INDEX`."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise IndexFormatError(
+            f"{file}: a readable file expected, got {error}. Restore it, or build the index again."
+        ) from None
+    return parse_manifest(file, text)
+
+
+def parse_manifest(file: Path, text: bytes) -> tuple[Manifest, str]:
+    """What `text`, the content of `file`, says; its checksum. Checked as `read_manifest` does."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise IndexFormatError(
             f"{file}: a JSON object expected, got {error}. Restore it, or build the index again."
         ) from None

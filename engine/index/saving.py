@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.errors import IndexChanged, IndexFormatError
+from engine.errors import IndexChanged, IndexFormatError, InvalidArgument
 from engine.index import directory as files
 from engine.index import disk
 from engine.index.changes import compacted
 from engine.index.directory import Draft, blocks_of
 from engine.index.lock import LOCK, WriterLock, writing
 from engine.index.manifest import (
+    MANIFEST,
     Array,
     Manifest,
     StoredFile,
@@ -45,27 +46,33 @@ def place_of(index: "Index") -> Path:
     return index.path
 
 
-def check_current(index: "Index") -> None:
-    """Raise IndexChanged if the directory holds another state than `index` was opened from."""
+def check_current(index: "Index", lock: WriterLock | None = None) -> None:
+    """Raise IndexChanged if the directory holds another state than `index` was opened from.
+
+    lock: the state that was published under it is known too, if its save was interrupted before it returned.
+    """
     place = place_of(index)
-    if index.published is None or read_manifest(place)[1] != index.published[1]:
+    known = {index.published[1] if index.published else "", lock.publishing if lock else ""}
+    if read_manifest(place)[1] not in known:
         raise IndexChanged(
             f"{place}: the state that this index was opened from expected, got one that another writer has "
             "published since. Call refresh() and make the change again."
         )
 
 
-def save(index: "Index", path: str | Path | None, lock: WriterLock | None) -> "Index":
+def save(
+    index: "Index", path: str | Path | None, lock: WriterLock | None, overwrite: bool = False
+) -> "Index":
     """`Index.save`."""
     directory = place_of(index) if path is None else Path(path).absolute()
-    here = directory == index.path
+    here = index.path is not None and _is_same(directory, index.path)
     if here and not index.unsaved:
         return index
 
     def write(draft: Draft) -> list[StoredSegment]:
         return [draft.write_segment(s, s.files if here else {}) for s in index.segments]
 
-    return _published(index, directory, lock, write)
+    return _published(index, directory, lock, write, overwrite)
 
 
 def compact(index: "Index", lock: WriterLock | None) -> "Index":
@@ -79,33 +86,61 @@ def compact(index: "Index", lock: WriterLock | None) -> "Index":
     return _published(index, place_of(index), lock, write)
 
 
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are one directory, by whatever links or `..` it is named."""
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
+
+
 def _published(
     index: "Index",
     directory: Path,
     lock: WriterLock | None,
     write: Callable[[Draft], list[StoredSegment]],
+    overwrite: bool = False,
 ) -> "Index":
     """Publish the segments that `write` writes, and what else `index` holds, in `directory`; the index, mapped."""
-    here = directory == index.path
+    here = index.path is not None and _is_same(directory, index.path)
     files.check_place(directory)
-    with _made(directory), writing(directory, lock) as held:
-        if here and held is not lock:
-            check_current(index)
-        with Draft(directory) as draft:
+    with locked(directory, lock) as held:
+        if here:
+            check_current(index, held)
+        elif not overwrite:
+            _check_free(directory)
+        with Draft(directory, held) as draft:
             stored = write(draft)
             reduction = None
             if index.reduction is not None:
-                kept = index.published[0].reduction if here and index.published else None
-                same = kept is not None and kept.sha256 == _digest(index.reduction)
-                reduction = kept if same else draft.write_array("reduction", index.reduction)
+                reduction = _kept_reduction(index, draft) if here else None
+                reduction = reduction or draft.write_array("reduction", index.reduction)
             manifest = Manifest(index.header, reduction, tuple(stored))
+            # Mapped first: what cannot be opened again is not published.
+            known = {s.files["fine"].file: s for s in index.segments if s.saved} if here else {}
+            segments = tuple(
+                files.open_segment(directory, segment, known.get(segment.files["fine"].file))
+                for segment in stored
+            )
             checksum = draft.publish(manifest)
-    known = {s.files["fine"].file: s for s in index.segments if s.saved} if here else {}
-    segments = tuple(
-        files.open_segment(directory, segment, known.get(segment.files["fine"].file))
-        for segment in stored
-    )
     return replace(index, segments=segments, path=directory, published=(manifest, checksum))
+
+
+def _kept_reduction(index: "Index", draft: Draft) -> StoredFile | None:
+    """The file of the reduction, if it holds the one that `index` has now."""
+    kept = index.published[0].reduction if index.published else None
+    if kept is None or index.reduction is None or kept.sha256 != _digest(index.reduction):
+        return None
+    return draft.still_there(kept)
+
+
+def _check_free(directory: Path) -> None:
+    """Refuse to replace an index that this one was not opened from."""
+    if (directory / MANIFEST).exists():
+        held = sum(segment.live for segment in read_manifest(directory)[0].segments)
+        raise InvalidArgument(
+            "path",
+            expected="a free name, or the directory that this index was opened from",
+            got=f"{directory}, which holds another index of {held:,} items",
+            remedy="Choose another path, open that index and add to it, or replace it: overwrite=True.",
+        )
 
 
 def _write_compacted(draft: Draft, index: "Index") -> StoredSegment:
@@ -127,17 +162,23 @@ def _write_compacted(draft: Draft, index: "Index") -> StoredSegment:
 
 
 @contextlib.contextmanager
-def _made(directory: Path) -> Iterator[None]:
-    """`directory`, made if it lacks, and gone again on failure if it did."""
+def locked(directory: Path, lock: WriterLock | None = None) -> Iterator[WriterLock]:
+    """Hold the writer lock of `directory`, made if it lacks; what was made and not used is gone afterwards.
+
+    lock: the one to use where it is that of `directory`.
+    """
     made = disk.make_directory(directory)
     try:
-        yield
-    except BaseException:
-        if made:
-            disk.remove(directory / LOCK)
+        with writing(directory, lock) as held:
+            try:
+                yield held
+            finally:
+                if made and held.is_held and not (directory / MANIFEST).exists():
+                    disk.remove(directory / LOCK)  # while it is held: nobody can have taken it
+    finally:
         for place in made:
-            place.rmdir()
-        raise
+            with contextlib.suppress(OSError):  # not empty, by now
+                place.rmdir()
 
 
 def verify(index: "Index") -> None:

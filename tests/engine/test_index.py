@@ -93,7 +93,12 @@ def test_saving_over_an_index_replaces_it_and_leaves_open_ones_alone(tmp_path: P
     first.save(tmp_path)
     opened = Index.open(tmp_path)
     second = first.without([0, 3])
-    second.save(tmp_path)
+    with pytest.raises(
+        engine.InvalidArgument, match=r"path: .*another index of 5 items.*overwrite=True"
+    ):
+        second.save(tmp_path)
+    assert_same(Index.open(tmp_path), first)
+    second.save(tmp_path, overwrite=True)
     assert_same(opened, first)  # its files are gone from the directory, its mapping is not
     assert_same(Index.open(tmp_path), second)
     assert {file.name for file in tmp_path.iterdir()} == {MANIFEST, LOCK, *named_by(tmp_path)}
@@ -132,7 +137,7 @@ def test_a_failing_save_leaves_the_old_index_whole(
 
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OSError, match="disk full"):
-        first.without([1]).save(tmp_path)
+        first.without([1]).save(tmp_path, overwrite=True)
     assert files_of(tmp_path) == before
     with pytest.raises(OSError, match="disk full"):
         first.save(tmp_path / "new")

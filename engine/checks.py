@@ -27,3 +27,12 @@ def check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
             got=repr(value),
             remedy="Use one of these.",
         )
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, NumPy's too; what is merely true, such as 1 or "yes", is refused."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise InvalidArgument(
+            name, expected="True or False", got=repr(value), remedy="Pass one of these."
+        )
+    return bool(value)

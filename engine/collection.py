@@ -26,11 +26,11 @@ class Collection:
 
     def __init__(self, index: Index, device: torch.device, fine_tier: FineTier) -> None:
         rows = vector_bytes(index.header, index.row_count)
-        self._tier = pick_tier(fine_tier, device, *rows, saved=index.path is not None)
+        self.tier = pick_tier(fine_tier, device, *rows, saved=index.path is not None)
         self._device = device
         self._changing = forkable_lock()
         self._writer: WriterLock | None = None
-        self.snapshot = Snapshot.of(index, device, self._tier)
+        self.snapshot = Snapshot.of(index, device, self.tier)
         tell_after_fork(self)
 
     def after_fork(self) -> None:
@@ -51,7 +51,7 @@ class Collection:
                 # Checked first: one NaN would spoil every coarse vector.
                 snapshot.project(added, coarse_too=False)
                 index = snapshot.relearned(added.fine)
-                snapshot = Snapshot.of(index, self._device, self._tier)
+                snapshot = Snapshot.of(index, self._device, self.tier)
             vectors = snapshot.project(added, coarse_too=True, items=True)
             assert vectors.coarse is not None  # `project` sees to it
             index, coarse = snapshot.index, vectors.coarse
@@ -89,7 +89,7 @@ class Collection:
             index = self.snapshot.index
             if index.path is not None:
                 self._hold(index)
-            self.snapshot = Snapshot.of(index.compact(self._writer), self._device, self._tier)
+            self.snapshot = Snapshot.of(index.compact(self._writer), self._device, self.tier)
 
     def save(self, path: str | Path | None, overwrite: bool) -> None:
         """Another place than the index's own gets a copy; an index that has no place yet stays in the first."""
@@ -99,7 +99,7 @@ class Collection:
             if index.path in (None, saved.path):
                 rows = len(self.snapshot.coarse)
                 self.snapshot = Snapshot.of(
-                    saved, self._device, self._tier, self.snapshot, same_rows=rows
+                    saved, self._device, self.tier, self.snapshot, same_rows=rows
                 )
 
     def refresh(self) -> bool:
@@ -121,13 +121,13 @@ class Collection:
                 if old.fine is not new.fine:
                     break
                 same += len(old)
-            self.snapshot = Snapshot.of(fresh, self._device, self._tier, self.snapshot, same)
+            self.snapshot = Snapshot.of(fresh, self._device, self.tier, self.snapshot, same)
             return True
 
     def close(self) -> None:
         """Let go of the vectors and of the writer lock; changes that were not saved are lost."""
         with self._changing:
-            self.snapshot = Snapshot.of(self.snapshot.index.emptied(), self._device, self._tier)
+            self.snapshot = Snapshot.of(self.snapshot.index.emptied(), self._device, self.tier)
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
@@ -139,7 +139,7 @@ class Collection:
         if index.path is not None:
             self._hold(index)
         kept = len(before.coarse) if len(before.index) else 0
-        self.snapshot = Snapshot.of(index, self._device, self._tier, before, same_rows=kept)
+        self.snapshot = Snapshot.of(index, self._device, self.tier, before, same_rows=kept)
 
     def _hold(self, index: Index) -> None:
         """Take the writer lock, unless held; IndexChanged if somebody has published in between."""

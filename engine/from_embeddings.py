@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from torch.nn import functional as F
 
+from engine.checks import check_flag
 from engine.errors import InvalidArgument
 from engine.index import Id, Index, check_vectors
 from engine.queries import as_vectors
@@ -25,6 +26,7 @@ def index_of(
     normalize: bool,
 ) -> Index:
     """The index; arguments as `Retriever.from_embeddings` describes them."""
+    normalize = check_flag("normalize", normalize)
     fine = as_vectors("fine", fine)
     if coarse is not None:
         coarse = as_vectors("coarse", coarse)

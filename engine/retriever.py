@@ -5,6 +5,7 @@ short coarse vectors, keep the best C as candidates, score those C with the long
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args
@@ -449,6 +450,20 @@ class Retriever:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled: what opens the same directory again, with the encoder that the index remembers."""
+        index = self.index
+        if self._encoder is not None and index.checkpoint is None:
+            raise InvalidArgument(
+                "pickle",
+                expected="a retriever whose index remembers its encoder, or has none",
+                got=repr(self),
+                remedy="Pickle retriever.index, and give Retriever(index, encoder=…) the encoder there.",
+            )
+        options = {"device": str(self.device), "backend": self.backend}
+        options |= {"candidates": self.candidates, "fine_tier": self._collection.tier}
+        return partial(Retriever, index, **options), ()
 
     def __repr__(self) -> str:
         snapshot, head = self._collection.snapshot, self.index.header

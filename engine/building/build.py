@@ -27,7 +27,7 @@ from engine.building.sources import (
 )
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
-from engine.checks import check_count, check_one_of
+from engine.checks import check_count, check_flag, check_one_of
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, open_encoder
 from engine.errors import DatasetError, InvalidArgument
@@ -73,6 +73,7 @@ def build_index(
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
     """
     segment = check_count("segment", segment)
+    normalize = check_flag("normalize", normalize)
     check_place(output)
     with locked(
         output.absolute()

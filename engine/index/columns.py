@@ -28,6 +28,9 @@ class Columns:
         self._groups: OrderedDict[int, Any] = OrderedDict()  # the last ones read
         self._lock = forkable_lock()  # a Parquet reader serves one thread at a time
 
+    def __reduce__(self) -> Any:
+        return Columns, (self.parquet, self.rows)
+
     @classmethod
     def of(cls, items: Sequence[Mapping[str, Any] | None]) -> "Columns | None":
         """Of one mapping or None per item; None if there is nothing in any of them.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.checks import check_flag
 from engine.errors import InvalidArgument, UnknownId
 from engine.index import changes, saving
 from engine.index.changes import OnConflict
@@ -62,6 +63,19 @@ class Index:
             f"Index(N={len(self)}, coarse={head.coarse_dim}x{head.coarse_dtype}, "
             f"fine={head.fine_dim}x{head.fine_dtype}, bytes={self.nbytes:,})"
         )
+
+    def __reduce__(self) -> Any:
+        """Pickled: by its directory where that holds it; else by value, in memory again."""
+        if self.path is None:
+            return Index, (self.header, self.segments, self.reduction)
+        if self.unsaved:
+            raise InvalidArgument(
+                "pickle",
+                expected="an index without changes that are not saved",
+                got=repr(self),
+                remedy="Call save() first.",
+            )
+        return Index.open, (self.path,)
 
     @property
     def row_count(self) -> int:
@@ -230,7 +244,7 @@ class Index:
             dtype_name(coarse),
             fine.shape[1],
             dtype_name(fine),
-            normalize,
+            check_flag("normalize", normalize),
             quantization=quantization,
         )
         packed = packed_ids(np.arange(len(fine)) if ids is None else ids, len(fine))

@@ -31,7 +31,7 @@ class WriterLock:
         self.publishing = ""
         self._file = file
         # Also when nobody calls `release` any more.
-        self.release = weakref.finalize(self, file.close)
+        self.release = weakref.finalize(self, _let_go, file, os.getpid())
         tell_after_fork(self)
 
     @classmethod
@@ -94,6 +94,13 @@ def writing(directory: Path, lock: WriterLock | None) -> Iterator[WriterLock]:
         yield taken
     finally:
         taken.release()
+
+
+def _let_go(file: FileIO, owner: int) -> None:
+    """Unlocked by the owner alone, as that frees the lock though children may still have the file open."""
+    if os.getpid() == owner and not file.closed:
+        fcntl.flock(file, fcntl.LOCK_UN)
+    file.close()
 
 
 def _who() -> bytes:

@@ -53,6 +53,10 @@ class Interrupting:
             change()
         except KeyboardInterrupt:
             return True
+        except SystemError as error:  # Python 3.11, of a profile function that raises
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            return True
         finally:
             sys.setprofile(None)
         return False

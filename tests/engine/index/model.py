@@ -12,6 +12,8 @@ from engine.index import Index
 
 COARSE, FINE = 3, 5
 
+REDUCTION = np.arange(FINE * COARSE, dtype=np.float32).reshape(FINE, COARSE)
+
 State = dict[int, bytes]  # id -> its coarse and fine vector, as bytes
 
 
@@ -79,7 +81,10 @@ def publish(index: Index | None, step: Step, place: Path) -> Index:
         assert index is not None
         return index.without(step.ids).save()
     new = Index.build(
-        *step.vectors(), ids=np.array(step.ids), metadata=[{"n": id} for id in step.ids]
+        *step.vectors(),
+        ids=np.array(step.ids),
+        metadata=[{"n": id} for id in step.ids],
+        reduction=REDUCTION,
     )
     if index is None:
         return new.save(place)
@@ -92,6 +97,7 @@ def held_by(index: Index) -> State:
     ids: list[Any] = index.ids_at(rows)
     assert len(ids) == len(set(ids)) == len(index), "an id twice, or a wrong count"
     assert index.rows_of(ids).tolist() == rows.tolist(), "the lookup finds other rows"
+    assert np.array_equal(index.reduction, REDUCTION), "another reduction"
     coarse, fine = index.coarse, index.fine
     for row, id in zip(rows.tolist(), ids, strict=True):
         assert index.metadata_at(row) == {"n": id}, "metadata of another item"

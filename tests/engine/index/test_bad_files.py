@@ -99,6 +99,21 @@ def test_every_truncation_is_refused(whole: Path, tmp_path: Path) -> None:
     print(f"{tried} truncations, all refused")
 
 
+@pytest.mark.parametrize("rows", [5, 20_000])
+def test_a_file_with_bytes_too_many_is_refused(tmp_path: Path, rows: int) -> None:
+    """Whether it is read or mapped: another length is another file."""
+    index = Index.build(vectors(rows, COARSE, 1), vectors(rows, FINE, 2))
+    index.append(Index.build(vectors(1, COARSE, 3), vectors(1, FINE, 4), ids=[rows])).save(tmp_path)
+    for file in sorted(tmp_path.glob("*-*.bin")):
+        content = file.read_bytes()
+        for extra in (b"\0", bytes(4 * FINE), bytes(8192)):
+            file.write_bytes(content + extra)
+            with pytest.raises(engine.IndexFormatError, match=f"{file.name}.*{len(content)} bytes"):
+                Index.open(tmp_path)
+        file.write_bytes(content)
+    Index.open(tmp_path).verify()
+
+
 def test_a_flipped_bit_is_found_by_verify_and_crashes_nothing(whole: Path, tmp_path: Path) -> None:
     place = tmp_path / "index"
     shutil.copytree(whole, place)

@@ -67,7 +67,10 @@ def _without(events: Sequence[Event], kind: str) -> list[Event]:
 @pytest.mark.parametrize(
     "kind",
     [
-        *(f"fsync {name}" for name in ("coarse", "fine", "ids", "metadata", "deleted", "manifest")),
+        *(
+            f"fsync {name}"
+            for name in ("coarse", "fine", "ids", "metadata", "deleted", "reduction", "manifest")
+        ),
         *(f"fsync directory {when}" for when in ("before", "after", "above")),
         "replace manifest",
     ],

@@ -49,12 +49,9 @@ class WriterLock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lock = cls(directory, file)
             except BlockingIOError:
-                holder = os.pread(file.fileno(), 1000, 0).decode(errors="replace")
+                said = os.pread(file.fileno(), 1000, 0).decode(errors="replace")
                 file.close()
-                raise IndexLocked(
-                    f"{directory}: no other writer expected, got one: {holder or 'about to say who'}. "
-                    "Wait until it closes the index, or end that process."
-                ) from None
+                raise IndexLocked(_who_has(directory, said)) from None
             if not lock.is_held:  # a failed first save removed the file in between
                 lock.release()
                 continue
@@ -101,6 +98,16 @@ def _let_go(file: FileIO, owner: int) -> None:
     if os.getpid() == owner and not file.closed:
         fcntl.flock(file, fcntl.LOCK_UN)
     file.close()
+
+
+def _who_has(directory: Path, said: str) -> str:
+    """The message for one who may not write: who may, by what the lock file says."""
+    holder = said.strip() or "one that has not said yet who it is"
+    remedy = "Wait until it closes the index, or end that process."
+    if f'"pid": {os.getpid()},' in said and f'"host": "{socket.gethostname()}"' in said:
+        holder = "this process itself, by another retriever or lock"
+        remedy = "Use that one, or call its close(); in a notebook, one that no name refers to is closed by itself."
+    return f"{directory}: no other writer expected, got one: {holder}. {remedy}"
 
 
 def _who() -> bytes:

@@ -50,8 +50,8 @@ def test_interrupted_anywhere_an_index_is_the_old_or_the_new(memory: Path) -> No
 
 @pytest.mark.parametrize("bug", ["clean", "lock", "forget"])
 def test_a_planted_bug_is_caught(memory: Path, bug: str) -> None:
-    faults = interrupt(memory, "--count", 300, "--seed", SEED, "--plant", bug)["faults"]
-    print(f"planted {bug!r}: {len(faults)} of 300 interrupts show it, such as {faults[:1]}")
+    faults = interrupt(memory, "--count", 150, "--seed", SEED, "--plant", bug)["faults"]
+    print(f"planted {bug!r}: {len(faults)} of 150 interrupts show it, such as {faults[:1]}")
     assert faults
 
 

@@ -461,9 +461,14 @@ class Retriever:
                 got=repr(self),
                 remedy="Pickle retriever.index, and give Retriever(index, encoder=…) the encoder there.",
             )
-        options = {"device": str(self.device), "backend": self.backend}
-        options |= {"candidates": self.candidates, "fine_tier": self._collection.tier}
-        return partial(Retriever, index, **options), ()
+        opening = partial(
+            Retriever,
+            device=str(self.device),
+            backend=self.backend,
+            candidates=self.candidates,
+            fine_tier=self._collection.tier,
+        )
+        return opening, (index,)
 
     def __repr__(self) -> str:
         snapshot, head = self._collection.snapshot, self.index.header

@@ -62,7 +62,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 def _towers(directory: Path, kind: Kind) -> tuple[nn.Module, nn.Module, int | None, int]:
     """The image and the text tower, the coarse and the fine dim."""
     if kind == "hivlp":
-        ours = load_model(HiVLPModel, directory)
+        ours = load_model(HiVLPModel, directory, kind)
         return HiVLPImage(ours), HiVLPText(ours), ours.config.coarse_dim, ours.config.fine_dim
     backbone = open_backbone(directory, kind)
     image, text = backbone_towers(backbone)
@@ -73,6 +73,6 @@ def open_backbone(directory: Path, kind: Kind) -> CLIPModel | SiglipModel:
     """The model of a CLIP, SigLIP or open_clip directory."""
     if kind == "open_clip":
         return load_open_clip(directory)
-    return (
-        load_model(SiglipModel, directory) if kind == "siglip" else load_model(CLIPModel, directory)
-    )
+    if kind == "siglip":
+        return load_model(SiglipModel, directory, kind)
+    return load_model(CLIPModel, directory, kind)

@@ -1,5 +1,6 @@
 """`open_checkpoint`: a checkpoint of any kind as the same few things; nothing else asks which kind it is."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from engine.checkpoints.loading import load_model
 from engine.checkpoints.open_clip import load_open_clip
 from engine.checkpoints.processor import Processor, open_processor
 from engine.checkpoints.towers import FineOnly, HiVLPImage, HiVLPText
+from engine.encoders.remembered import refuse_other
 from engine.index import CheckpointReference
 from engine.model import HiVLPModel
 from engine.model.backbone import backbone_dim, backbone_towers
@@ -25,7 +27,7 @@ class Checkpoint:
     image, text: the towers, as `engine.checkpoints.towers` describes them.
     processor: texts and images to their inputs.
     coarse_dim: length of the coarse vectors, None where the checkpoint has no coarse head. fine_dim: of the fine.
-    reference: what an index remembers: the path or hub id as it was given, and the hash over the deciding files.
+    reference: what an index remembers: the absolute path, or the hub id, and the hash over the deciding files.
     """
 
     kind: Kind
@@ -38,14 +40,20 @@ class Checkpoint:
     reference: CheckpointReference
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, expected: CheckpointReference | None = None) -> Checkpoint:
     """Open a checkpoint directory, or a repository on the Hugging Face hub by its id "owner/name".
 
-    Weights are read from safetensors only. Raises CheckpointError naming the file, what was expected and what came.
+    Weights are read from safetensors only, and no code of the checkpoint's is run. With `expected`, no
+    weight is read before the hash of the files was found to be that one's: CheckpointMismatch where it is not.
+    Raises CheckpointError naming the file, what was expected and what came.
     """
     directory = locate(path)
     kind = kind_of(directory)
     check_files(directory, kind)
+    hub = not Path(path).is_dir()
+    digest = checksum(directory)
+    reference = CheckpointReference(str(path) if hub else os.path.abspath(path), digest, hub)
+    refuse_other(reference, expected)
     image, text, coarse_dim, fine_dim = _towers(directory, kind)
     return Checkpoint(
         kind,
@@ -55,7 +63,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         open_processor(directory),
         coarse_dim,
         fine_dim,
-        CheckpointReference(str(path), checksum(directory)),
+        reference,
     )
 
 

@@ -168,16 +168,16 @@ def shards(directory: Path) -> tuple[str, ...]:
     if (directory / WEIGHTS).is_file() or not index.is_file():
         return ()
     found = read_json(index).get("weight_map")
-    names = set(found.values()) if isinstance(found, dict) else {None}
+    names = sorted({str(name) for name in found.values()}) if isinstance(found, dict) else [""]
     for name in names:
-        plain = isinstance(name, str) and SHARD.fullmatch(name)
-        if not plain or not (directory / str(name)).is_file():
+        plain = SHARD.fullmatch(name)
+        if not plain or not (directory / name).is_file():
             raise CheckpointError(
                 f"{index}: a weight_map to safetensors files in that directory expected, got: "
                 f"{'No such file here' if plain else 'another name'}: {name!r}. Save the checkpoint again with "
                 "save_pretrained; pickled weights are read by `python -m engine convert` alone."
             )
-    return tuple(sorted(names))
+    return tuple(names)
 
 
 def _check_place(directory: Path, name: str) -> None:

@@ -1,5 +1,6 @@
 """`DualEncoder`: a processor and two towers, whatever runs them. The encoders of every runtime are one of these."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,19 +73,8 @@ def in_parts(
     return None if coarse[0] is None else torch.cat(coarse), torch.cat(fine)
 
 
-def exported_encoder(
-    directory: Path,
-    manifest: Manifest,
-    image: ImageTower,
-    text: TextTower,
-    *,
-    runtime: str,
-    why: str,
-) -> DualEncoder:
-    """The encoder of an export, whose towers some runtime has opened.
-
-    Its reference has the hash of the checkpoint that was exported: an index of one is searched with the other.
-    """
+def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
+    """What feeds an export's towers, from files that are what the manifest says; CheckpointError where not."""
     from engine.checkpoints import open_processor
 
     manifest.verify(directory, manifest.processor)
@@ -95,13 +85,30 @@ def exported_encoder(
             f"{directory}: sentences padded as they were when it was exported ({manifest.padding}, "
             f"{manifest.max_tokens} tokens) expected, got {found} by its files. Export the checkpoint again."
         )
+    return processor
+
+
+def exported_encoder(
+    directory: Path,
+    manifest: Manifest,
+    processor: "Processor",
+    image: ImageTower,
+    text: TextTower,
+    *,
+    runtime: str,
+    why: str,
+) -> DualEncoder:
+    """The encoder of an export, whose towers some runtime has opened.
+
+    Its reference has the hash of the checkpoint that was exported: an index of one is searched with the other.
+    """
     return DualEncoder(
         image,
         text,
         processor,
         manifest.coarse_dim if manifest.coarse_from == "head" else None,
         manifest.fine_dim,
-        CheckpointReference(str(directory), manifest.source.sha256),
+        CheckpointReference(os.path.abspath(directory), manifest.source.sha256),
         runtime=runtime,
         why=why,
     )

@@ -98,14 +98,21 @@ def _published(
                 kept = index.published[0].reduction if here and index.published else None
                 same = kept is not None and kept.sha256 == _digest(index.reduction)
                 reduction = kept if same else draft.write_array("reduction", index.reduction)
-            manifest = Manifest(index.header, reduction, tuple(stored))
+            header = index.header.placed(directory, index.path)
+            manifest = Manifest(header, reduction, tuple(stored))
             checksum = draft.publish(manifest)
     known = {s.files["fine"].file: s for s in index.segments if s.saved} if here else {}
     segments = tuple(
         files.open_segment(directory, segment, known.get(segment.files["fine"].file))
         for segment in stored
     )
-    return replace(index, segments=segments, path=directory, published=(manifest, checksum))
+    return replace(
+        index,
+        header=manifest.header,
+        segments=segments,
+        path=directory,
+        published=(manifest, checksum),
+    )
 
 
 def _write_compacted(draft: Draft, index: "Index") -> StoredSegment:

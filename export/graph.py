@@ -57,7 +57,7 @@ def export_graph(
         _forget_where(program.model)
         apart = sum(weight.const_value.nbytes for weight in graph.initializers.values()) > ONE_FILE
         program.save(file, external_data=apart)
-        _check(file)
+        check_graph(file)
     return Graph(
         file.name,
         f"{file.name}.data" if apart else None,
@@ -66,7 +66,7 @@ def export_graph(
     )
 
 
-def _check(file: Path) -> None:
+def check_graph(file: Path) -> None:
     """ExportError where the graph is none that ONNX allows: one whose dtypes do not fit each other, say."""
     import onnx
 

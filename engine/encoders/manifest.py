@@ -240,7 +240,7 @@ def _check_graph(graph: Graph, coarse_dim: int, fine_dim: int) -> None:
             raise ValueError(f"{name} of {spec.dtype!r}")
     found = {name: (spec.dtype, *spec.shape[1:]) for name, spec in graph.outputs.items()}
     if found != {"coarse": ("float32", coarse_dim), "fine": ("float32", fine_dim)}:
-        raise ValueError(f"outputs {found} for dims {coarse_dim} and {fine_dim}")
+        raise ValueError(f"outputs {found} for coarse_dim {coarse_dim} and fine_dim {fine_dim}")
 
 
 def _profile(lengths: Any) -> tuple[int, int, int]:

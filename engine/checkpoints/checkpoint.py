@@ -3,16 +3,30 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from PIL import Image
 from torch import nn
 from transformers import CLIPModel, SiglipModel
 
-from engine.checkpoints.files import Kind, check_files, checksum, kind_of, locate
+from engine.checkpoints.files import (
+    CONFIG,
+    OPEN_CLIP_CONFIG,
+    PREPROCESSOR,
+    WHOLE_PROCESSOR,
+    Kind,
+    check_files,
+    checksum,
+    kind_of,
+    locate,
+)
 from engine.checkpoints.loading import load_model
 from engine.checkpoints.open_clip import load_open_clip
 from engine.checkpoints.processor import Processor, open_processor
+from engine.checkpoints.refusals import expected as expected_of
 from engine.checkpoints.towers import FineOnly, HiVLPImage, HiVLPText
 from engine.encoders.remembered import refuse_other
+from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 from engine.model import HiVLPModel
 from engine.model.backbone import backbone_dim, backbone_towers
@@ -54,27 +68,61 @@ def open_checkpoint(path: str | Path, *, expected: CheckpointReference | None = 
     digest = checksum(directory)
     reference = CheckpointReference(str(path) if hub else os.path.abspath(path), digest, hub)
     refuse_other(reference, expected)
-    image, text, coarse_dim, fine_dim = _towers(directory, kind)
+    image, text, coarse_dim, fine_dim, size = _towers(directory, kind)
+    processor = open_processor(directory)
+    _check_pixels(directory, processor, size)
     return Checkpoint(
         kind,
         directory,
         image,
         text,
-        open_processor(directory),
+        processor,
         coarse_dim,
         fine_dim,
         reference,
     )
 
 
-def _towers(directory: Path, kind: Kind) -> tuple[nn.Module, nn.Module, int | None, int]:
-    """The image and the text tower, the coarse and the fine dim."""
+def _towers(
+    directory: Path, kind: Kind
+) -> tuple[nn.Module, nn.Module, int | None, int, int | None]:
+    """The image and the text tower, the coarse and the fine dim, and the side of the pictures, None for any."""
     if kind == "hivlp":
         ours = load_model(HiVLPModel, directory, kind)
-        return HiVLPImage(ours), HiVLPText(ours), ours.config.coarse_dim, ours.config.fine_dim
+        head = ours.config
+        return (
+            HiVLPImage(ours),
+            HiVLPText(ours),
+            head.coarse_dim,
+            head.fine_dim,
+            _side(head.backbone),
+        )
     backbone = open_backbone(directory, kind)
     image, text = backbone_towers(backbone)
-    return FineOnly(image), FineOnly(text), None, backbone_dim(backbone.config)
+    dim = backbone_dim(backbone.config)
+    return FineOnly(image), FineOnly(text), None, dim, _side(backbone.config)
+
+
+def _side(config: Any) -> int | None:
+    """Of the pictures that a backbone's image tower takes; None without one."""
+    size = None if config is None else config.vision_config.image_size
+    return size if isinstance(size, int) else None
+
+
+def _check_pixels(directory: Path, processor: Processor, side: int | None) -> None:
+    """CheckpointError where pictures come out of the processor in another size than the tower takes."""
+    if side is None:
+        return
+    with expected_of(f"{directory}: settings by which a picture can be prepared"):
+        found = tuple(processor.pixels([Image.new("RGB", (50, 40))]).shape[1:])
+    if found != (3, side, side):
+        names = ((CONFIG, OPEN_CLIP_CONFIG), (PREPROCESSOR, WHOLE_PROCESSOR, OPEN_CLIP_CONFIG))
+        model, pictures = (next(n for n in of if (directory / n).is_file()) for of in names)
+        raise CheckpointError(
+            f"{directory}: pictures of {side} x {side} expected by {model}, got "
+            f"{' x '.join(map(str, found[1:]))} by {pictures}. The files belong to different models: take both "
+            "from one."
+        )
 
 
 def open_backbone(directory: Path, kind: Kind) -> CLIPModel | SiglipModel:

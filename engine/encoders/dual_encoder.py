@@ -76,8 +76,15 @@ def in_parts(
 def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
     """What feeds an export's towers, from files that are what the manifest says; CheckpointError where not."""
     from engine.checkpoints import open_processor
+    from engine.checkpoints.files import processor_files
 
     manifest.verify(directory, manifest.processor)
+    others = sorted(set(processor_files(directory)) - set(manifest.processor))
+    if others:  # they would be read, too
+        raise CheckpointError(
+            f"{directory}: the files that the manifest names expected, got also {', '.join(others)}. "
+            "Take it away, or export the checkpoint again."
+        )
     processor = open_processor(directory)
     found = (processor.padding, processor.max_tokens)
     if found != (manifest.padding, manifest.max_tokens):

@@ -214,6 +214,9 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
     for name in ("coarse_dim", "fine_dim", "max_tokens"):
         if type(found[name]) is not int or found[name] < 1:
             raise ValueError(f"{name} {found[name]!r}")
+    source = CheckpointReference(**found["source"])
+    if not (isinstance(source.path, str) and isinstance(source.sha256, str)):
+        raise TypeError(f"source {source}")
     for name in ("parity", "seconds", "versions"):
         if not isinstance(found[name], dict):
             raise TypeError(f"{name} {found[name]!r:.80}")
@@ -223,7 +226,7 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
     return Manifest(
         **rest
         | {
-            "source": CheckpointReference(**found["source"]),
+            "source": source,
             "processor": tuple(found["processor"]),
             "profile": {axis: _profile(lengths) for axis, lengths in found["profile"].items()},
             "graphs": graphs,

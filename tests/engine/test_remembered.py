@@ -296,6 +296,7 @@ def test_no_weight_is_read_of_another_checkpoint(
         ("fine_dim", None),
         ("coarse_dim", "x"),
         ("max_tokens", -1),
+        ("source", {"path": 5, "sha256": None}),
         ("parity", []),
         ("coarse_from", "elsewhere"),
         ("profile", {"batch": [-1, -1, -1]}),
@@ -309,6 +310,14 @@ def test_an_exports_manifest_that_contradicts_itself(
     body = json.loads((place / "manifest.json").read_text())
     (place / "manifest.json").write_text(json.dumps(body | {entry: value}))
     with pytest.raises(engine.CheckpointError, match=f"a whole manifest expected, .*{entry}"):
+        engine.open_encoder(place)
+
+
+def test_a_file_that_an_exports_manifest_does_not_name(changed: Callable[..., Path]) -> None:
+    """It would change how sentences are read, and no hash covers it."""
+    place = changed()
+    (place / "added_tokens.json").write_text('{"cake": 5}')
+    with pytest.raises(engine.CheckpointError, match=r"got also added_tokens\.json"):
         engine.open_encoder(place)
 
 

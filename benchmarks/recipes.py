@@ -214,7 +214,9 @@ def measure_dual(work: Work, recipe: Recipe, seed: int) -> Row:
 
 def encoded(work: Work, checkpoint: Path, examples: Sequence[Example]) -> Pool:
     """The vectors of `examples`, from image features that all checkpoints share."""
-    model = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32)  # in eval mode
+    model = HiVLPModel.from_pretrained(
+        checkpoint, dtype=torch.float32, trust_remote_code=False
+    )  # in eval mode
     processor = open_checkpoint(checkpoint).processor
     features = cached_features(
         work.place / f"features-{len(examples)}.safetensors",
@@ -247,7 +249,7 @@ def measure_fusion(work: Work, seed: int) -> Row:
     checkpoint = work.checkpoint(RECIPES[0], seed)
     tokenizer = open_checkpoint(checkpoint).processor.tokenizer
     settings = fusion.Settings(seed=seed)
-    encoder = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32)
+    encoder = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32, trust_remote_code=False)
     assert isinstance(encoder.text_tower, MeanOfPieces)
     words = encoder.text_tower.weight.detach()
     learned = encoded(work, checkpoint, work.training)
@@ -288,7 +290,7 @@ def measure_times(count: int) -> Row:
     asking, listing = texts.coarse, images.coarse
     assert asking is not None
     assert listing is not None
-    model = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32)
+    model = HiVLPModel.from_pretrained(checkpoint, dtype=torch.float32, trust_remote_code=False)
     processor = open_checkpoint(checkpoint).processor
     assert isinstance(model.image_tower, EfficientNetLite0)
     assert isinstance(model.text_tower, MeanOfPieces)
@@ -328,7 +330,9 @@ def _regions(work: Work, pool: Pool, examples: Sequence[Example]) -> fusion.Regi
     """What the tower sees of `examples`, looked at once for all seeds, and their fine vectors in `pool`."""
     file = work.place / f"regions-{len(examples)}.pt"
     if not file.is_file():
-        model = HiVLPModel.from_pretrained(work.checkpoint(RECIPES[0], 0), dtype=torch.float32)
+        model = HiVLPModel.from_pretrained(
+            work.checkpoint(RECIPES[0], 0), dtype=torch.float32, trust_remote_code=False
+        )
         processor = open_checkpoint(work.checkpoint(RECIPES[0], 0)).processor
         assert isinstance(model.image_tower, EfficientNetLite0)
         maps, whole = fusion.look(model.image_tower, processor, examples)

@@ -57,7 +57,9 @@ def _real(count: int, width: int, queries: int) -> tuple[Tensor, Tensor]:
 def picture_vectors(file: Path = FEATURES) -> Tensor:
     """Features of the bundled pictures, float32 `[n, 1280]`; computed once, about a minute."""
     examples = read_dataset(EXAMPLES / "pictures", None, None)
-    model = HiVLPModel.from_pretrained(EXAMPLES / "checkpoint", dtype=torch.float32)
+    model = HiVLPModel.from_pretrained(
+        EXAMPLES / "checkpoint", dtype=torch.float32, trust_remote_code=False
+    )
     processor = open_checkpoint(EXAMPLES / "checkpoint").processor
     features = cached_features(
         file, features_key(examples, "efficientnet-lite0", 1, 0), len(examples),

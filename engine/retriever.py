@@ -21,6 +21,7 @@ from engine.device import pick_device
 from engine.duplicates import check_threshold, without_duplicates
 from engine.embeddings import Embeddings
 from engine.encoders import Encoder, open_encoder
+from engine.encoders.remembered import open_named, open_remembered, refuse_other
 from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.filters import Filter, as_mask
 from engine.forks import forkable_lock
@@ -48,8 +49,9 @@ class Retriever:
 
     Args:
         index: an `engine.Index`, or the directory of one.
-        encoder: what encodes text and images: an `engine.Encoder`, a checkpoint or export directory, or None for
-            the one that the index remembers, opened when first needed.
+        encoder: what encodes text and images: an `engine.Encoder`, a checkpoint or export directory, or one above
+            it, in which the right one is found by its hash; or None for the one that the index remembers, opened
+            when first needed, without the TensorRT engines that an export of it may hold (docs/guides/trust.md).
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", …
         backend: "auto", "torch" or "triton", as in `kernels.coarse_topk`.
         candidates: how many items the coarse stage keeps; None = what `calibrate` found for as large a k, else
@@ -79,7 +81,7 @@ class Retriever:
         self._encoder: Encoder | None = None
         if encoder is not None:
             if isinstance(encoder, str | Path):
-                encoder = open_encoder(encoder, device=device)
+                encoder = open_named(encoder, opened.checkpoint, device=device)
             self._encoder = self._matching(encoder)
 
     @classmethod
@@ -493,19 +495,14 @@ class Retriever:
                         remedy="Pass Retriever(…, encoder=CHECKPOINT), or search with embeddings.",
                     )
                 self._encoder = self._matching(
-                    open_encoder(reference.path, device=str(self.device))
+                    open_remembered(reference, self.index.path, device=str(self.device))
                 )
             return self._encoder
 
     def _matching(self, encoder: Encoder) -> Encoder:
         """`encoder`, if it can have made this index's vectors."""
         index = self.index
-        if index.checkpoint is not None and index.checkpoint.sha256 != encoder.reference.sha256:
-            raise CheckpointMismatch(
-                f"encoder: the checkpoint that made the index expected ({index.checkpoint.path}, sha256 "
-                f"{index.checkpoint.sha256[:12]}…), got {encoder.reference.path} "
-                f"({encoder.reference.sha256[:12]}…). Use that one, or build the index again."
-            )
+        refuse_other(encoder.reference, index.checkpoint)
         if encoder.fine_dim != index.header.fine_dim:
             raise CheckpointMismatch(
                 f"encoder: fine vectors of {index.header.fine_dim} dims expected by the index, got "

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,13 +65,18 @@ def command(function: Callable[..., None]) -> typer.Typer:
 
 
 def main(app: typer.Typer) -> None:
-    """Run a command; what the user got wrong is one line on stderr and exit code 2, never a traceback."""
+    """Run a command; what went wrong is one line on stderr and exit code 2, never a traceback."""
     from engine.errors import EngineError
 
     try:
         app()
     except EngineError as error:
         say("error:", error)
+        sys.exit(BAD_INPUT)
+    # The system's own errors, and torch's: too little memory, an operator that it has not for some dtype.
+    except (OSError, MemoryError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        say("error:", f"{type(error).__name__}: {reason}. Nothing was written.")
         sys.exit(BAD_INPUT)
 
 
@@ -98,6 +104,7 @@ def run(
     timing_cache: Path = TIMING_CACHE,
 ) -> None:
     """Export, print what was made, and exit with what became of it."""
+    _check_packages()
     from export.errors import TensorRTUnavailable
     from export.parity import GATES, Gate
     from export.run import Settings, export_checkpoint
@@ -137,6 +144,15 @@ def run(
     if missing is not None:
         say("no engines:", missing, f"The graphs are in {output}.")
         sys.exit(NO_TENSORRT)
+
+
+def _check_packages() -> None:
+    """MissingPackage before the work, not after half of it."""
+    from engine.errors import MissingPackage
+
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(package) is None:
+            raise MissingPackage.of(package, "onnx", "Exporting")
 
 
 def _batch(text: str) -> tuple[int, int, int]:

@@ -30,8 +30,6 @@ def export_graph(
 
     inputs: an example of each, of batch 2 or more. Raises ExportError where torch cannot trace the tower.
     """
-    import onnx
-
     varying = {0: BATCH, 1: TOKENS} if dynamic_tokens else {0: BATCH}
     axes = dict.fromkeys(varying, torch.export.Dim.DYNAMIC)
     with _quiet():
@@ -59,7 +57,7 @@ def export_graph(
         _forget_where(program.model)
         apart = sum(weight.const_value.nbytes for weight in graph.initializers.values()) > ONE_FILE
         program.save(file, external_data=apart)
-        onnx.checker.check_model(file, full_check=True)
+        check_graph(file)
     return Graph(
         file.name,
         f"{file.name}.data" if apart else None,
@@ -68,10 +66,24 @@ def export_graph(
     )
 
 
+def check_graph(file: Path) -> None:
+    """ExportError where the graph is none that ONNX allows: one whose dtypes do not fit each other, say."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(file, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{file.name}: a graph that ONNX allows expected, got: {_reason(error)}. Please report it with the "
+            "checkpoint's config.json; until then export with --dtype fp32."
+        ) from None
+
+
 def open_graph(file: Path) -> Any:
     """An ONNX Runtime session on the CPU, which has few kernels for bfloat16: such a graph is opened widened."""
     import onnx
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -79,7 +91,18 @@ def open_graph(file: Path) -> Any:
     stored = onnx.load(file, load_external_data=False)
     if any(weight.data_type == onnx.TensorProto.BFLOAT16 for weight in stored.graph.initializer):
         model = widened(onnx.load(file)).SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except (
+        refusals.Fail,
+        refusals.InvalidArgument,
+        refusals.InvalidGraph,
+        refusals.NotImplemented,
+        refusals.RuntimeException,
+    ) as error:
+        raise ExportError(
+            f"{file.name}: a graph that ONNX Runtime runs expected, got: {_reason(error)}"
+        ) from None
 
 
 def run_graph(session: Any, batch: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+LOW = (torch.float16, torch.bfloat16)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 
 # Sums over many values, exponentials, and the bounds that guard a division: what loses digits, or overflows, where
@@ -33,12 +34,32 @@ IN_FLOAT32 = {
     Tensor.clamp_min,
 }
 
+# Where nearly all of the work is: their operands must be of one dtype, in torch as in ONNX.
+PRODUCTS = {
+    F.linear,
+    F.bilinear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.__rmatmul__,
+    torch.mm,
+    Tensor.mm,
+    torch.bmm,
+    Tensor.bmm,
+    torch.addmm,
+    torch.baddbmm,
+}
+
 
 class Float32Where(TorchFunctionMode):
     """While active, normalisations, softmax, sums and means compute in float32, whatever dtype comes in.
 
     Their results go back to that dtype, unless the caller asked for one; those of `F.normalize`, unit vectors, stay
-    float32. Products, and with them nearly all of the work, keep the dtype of their operands.
+    float32. Products, and with them nearly all of the work, keep the dtype of their operands; where one of these
+    is float32 (a unit vector that trained heads read, say) and another is not, it is brought down to the other's.
     """
 
     def __torch_function__(
@@ -53,10 +74,15 @@ class Float32Where(TorchFunctionMode):
             return attention(*args, **kwargs)
         if func is F.normalize:
             return func(*_widened(args), **kwargs)
-        low = _low_dtype(args)
+        low = _low_dtype((*args, *kwargs.values()))
         if func in IN_FLOAT32 and low is not None:
             result = func(*_widened(args), **{name: _wide(x) for name, x in kwargs.items()})
-            return result if kwargs.get("dtype") else result.to(low)
+            came = _low_dtype(args[:1])
+            return result if kwargs.get("dtype") or came is None else result.to(came)
+        if func in PRODUCTS and low is not None:
+            return func(
+                *(_to(x, low) for x in args), **{name: _to(x, low) for name, x in kwargs.items()}
+            )
         return func(*args, **kwargs)
 
 
@@ -141,6 +167,9 @@ def attention(
     Half of the scale goes to each operand, so that the product cannot exceed float16's range before it is scaled.
     """
     assert not dropout_p
+    low = _low_dtype((query, key, value))
+    if low is not None:
+        query, key, value = (x.to(low) for x in (query, key, value))
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(groups, dim=-3) for x in (key, value))
@@ -158,18 +187,17 @@ def attention(
 
 
 def _low_dtype(values: tuple[Any, ...]) -> torch.dtype | None:
-    """The dtype of the first tensor, if it is one of 16 bits."""
-    first = next((x for x in values if isinstance(x, Tensor)), None)
-    return (
-        first.dtype
-        if first is not None and first.dtype in (torch.float16, torch.bfloat16)
-        else None
-    )
+    """The dtype of the first tensor of 16 bits, if there is one."""
+    return next((x.dtype for x in values if isinstance(x, Tensor) and x.dtype in LOW), None)
 
 
 def _wide(value: Any) -> Any:
-    is_low = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if is_low else value
+    return value.float() if isinstance(value, Tensor) and value.dtype in LOW else value
+
+
+def _to(value: Any, low: torch.dtype) -> Any:
+    is_wide = isinstance(value, Tensor) and value.dtype == torch.float32
+    return value.to(low) if is_wide else value
 
 
 def _widened(values: tuple[Any, ...]) -> tuple[Any, ...]:

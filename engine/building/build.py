@@ -29,7 +29,8 @@ from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
 from engine.checks import check_count, check_flag, check_one_of
 from engine.embeddings import Embeddings
-from engine.encoders import CHUNK, Encoder, open_encoder
+from engine.encoders import CHUNK, Encoder
+from engine.encoders.remembered import open_named, open_remembered
 from engine.errors import DatasetError, InvalidArgument
 from engine.index import Id, Index, WriterLock
 from engine.index.directory import check_place
@@ -402,10 +403,11 @@ def _encoder(
     default: str | Path | None,
     sources: Sequence[Source],
 ) -> Encoder | None:
+    expected = None if known is None else known.checkpoint
     if checkpoint is None:
-        if known is not None and known.checkpoint is not None:
-            checkpoint = known.checkpoint.path
-        elif not all(isinstance(source, VectorSource | Broken) for source in sources):
+        if known is not None and expected is not None:
+            return open_remembered(expected, known.path)
+        if not all(isinstance(source, VectorSource | Broken) for source in sources):
             checkpoint = default
             if checkpoint is None:
                 raise InvalidArgument(
@@ -414,4 +416,4 @@ def _encoder(
                     got="None",
                     remedy="Give a checkpoint or export directory.",
                 )
-    return open_encoder(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    return open_named(checkpoint, expected) if isinstance(checkpoint, str | Path) else checkpoint

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, CLIPModel, PreTrainedModel, SiglipModel
+from transformers import CLIPModel, PreTrainedModel, SiglipModel
 
+from engine.checkpoints.configuration import read_configuration
 from engine.checkpoints.files import OPEN_CLIP_WEIGHTS, WEIGHTS, Kind, kind_of
 from engine.checkpoints.loading import compare_weights
 from engine.checkpoints.open_clip import as_transformers, configuration
@@ -25,7 +26,8 @@ MODELS: dict[str, type[PreTrainedModel]] = {
     "siglip": SiglipModel,
 }
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # what training scripts put weights under
-PARALLEL = "module."  # what torch's data parallelism puts before every key
+# What goes before every key: torch's data parallelism, torch.compile, a module that holds the model.
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def convert(pickled: Path, directory: Path) -> Path:
@@ -63,7 +65,7 @@ def _without_weights(directory: Path, kind: Kind) -> PreTrainedModel:
     with expected(f"{directory}: the configuration of a {kind} model"), torch.device("meta"):
         if kind == "open_clip":
             return CLIPModel(configuration(directory))
-        return MODELS[kind](AutoConfig.from_pretrained(directory, local_files_only=True))
+        return MODELS[kind](read_configuration(directory, kind))
 
 
 def _read(pickled: Path) -> dict[str, Tensor]:
@@ -84,9 +86,12 @@ def _read(pickled: Path) -> dict[str, Tensor]:
             f"{pickled}: tensors by name, or these under one of {', '.join(WRAPPERS)}, expected, "
             f"got {_described(found)}. Save model.state_dict()."
         )
-    if found and all(name.startswith(PARALLEL) for name in found):
-        found = {name.removeprefix(PARALLEL): weight for name, weight in found.items()}
-    return dict(found)
+    weights = {str(name): weight for name, weight in found.items()}
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in weights)), None):
+        if not weights:
+            break
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    return weights
 
 
 def _described(found: Any) -> str:

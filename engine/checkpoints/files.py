@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,10 @@ PREPROCESSOR, WHOLE_PROCESSOR = "preprocessor_config.json", "processor_config.js
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 OLDER_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
 TOKENIZER_EXTRAS = ("added_tokens.json", "special_tokens_map.json")
+ADAPTER = "adapter_config.json"  # of PEFT, which transformers would apply where peft is installed
+LARGEST_JSON = 1 << 28  # bytes; a tokenizer of 250,000 pieces has 34 MB
 
+SHARD = re.compile(r"[^/\\\0]+\.safetensors")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -61,9 +65,14 @@ def kind_of(directory: Path) -> Kind:
     if not (directory / CONFIG).is_file():
         if (directory / OPEN_CLIP_CONFIG).is_file():
             return "open_clip"
+        inside = next(checkpoints_in(directory), None)
         raise CheckpointError(
             f"{directory}: a checkpoint expected, missing {CONFIG} (or {OPEN_CLIP_CONFIG}). "
-            "Save the model with save_pretrained, or give another directory."
+            + (
+                f"Give the one inside: {inside}"
+                if inside
+                else "Save the model with save_pretrained, or give another directory."
+            )
         )
     model_type = read_json(directory / CONFIG).get("model_type")
     for kind in ("hivlp", "clip", "siglip"):
@@ -81,8 +90,26 @@ def kind_of(directory: Path) -> Kind:
     )
 
 
+def checkpoints_in(root: Path, depth: int = 2) -> Iterator[Path]:
+    """The directories below `root` that hold a checkpoint by their configuration; links are not followed."""
+    try:
+        folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.is_symlink())
+    except OSError:
+        return  # one that may not be read
+    for folder in folders:
+        if any((folder / name).is_file() for name in (CONFIG, OPEN_CLIP_CONFIG)):
+            yield folder
+        elif depth > 1:
+            yield from checkpoints_in(folder, depth - 1)
+
+
 def check_files(directory: Path, kind: Kind) -> None:
-    """Every file that a checkpoint of this kind needs is there, and every JSON file can be read."""
+    """Every file that a checkpoint of this kind needs is there, no link leads elsewhere, all JSON can be read."""
+    if (directory / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{directory / ADAPTER}: weights with no adapter beside them expected. Merge it into them "
+            "(model.merge_and_unload(), then save_pretrained), or move it away."
+        )
     config, weights = (CONFIG, (WEIGHTS, WEIGHTS_INDEX))
     if kind == "open_clip":
         config, weights = (OPEN_CLIP_CONFIG, (OPEN_CLIP_WEIGHTS, WEIGHTS))
@@ -90,6 +117,7 @@ def check_files(directory: Path, kind: Kind) -> None:
     missing = [names[0] for names in needed if not any((directory / n).is_file() for n in names)]
     if not missing:
         for name in deciding_files(directory):
+            _check_place(directory, name)
             if name.endswith(".json"):
                 read_json(directory / name)
         return
@@ -122,11 +150,47 @@ def processor_files(directory: Path) -> tuple[str, ...]:
 def deciding_files(directory: Path) -> tuple[str, ...]:
     """The names of all files on which a vector depends, sorted."""
     weights = [WEIGHTS, WEIGHTS_INDEX, OPEN_CLIP_WEIGHTS]
-    shards: list[str] = []
-    if not (directory / WEIGHTS).is_file() and (directory / WEIGHTS_INDEX).is_file():
-        shards = sorted(set(read_json(directory / WEIGHTS_INDEX).get("weight_map", {}).values()))
-    present = {name for name in (*weights, *shards) if (directory / name).is_file()}
-    return tuple(sorted(present | set(processor_files(directory))))
+    present = {name for name in weights if (directory / name).is_file()}
+    return tuple(sorted({*present, *shards(directory), *processor_files(directory)}))
+
+
+def weight_files(directory: Path) -> tuple[str, ...]:
+    """The names of the files that hold the weights of a model of transformers' form: one, or several."""
+    return shards(directory) or (WEIGHTS,)
+
+
+def shards(directory: Path) -> tuple[str, ...]:
+    """The files that the index of weights names, where no file holds all: safetensors beside it.
+
+    A name with a folder in it, or of another kind of file (a pickle), is refused.
+    """
+    index = directory / WEIGHTS_INDEX
+    if (directory / WEIGHTS).is_file() or not index.is_file():
+        return ()
+    found = read_json(index).get("weight_map")
+    names = sorted({str(name) for name in found.values()}) if isinstance(found, dict) else [""]
+    for name in names:
+        plain = SHARD.fullmatch(name)
+        if not plain or not (directory / name).is_file():
+            raise CheckpointError(
+                f"{index}: a weight_map to safetensors files in that directory expected, got: "
+                f"{'No such file here' if plain else 'another name'}: {name!r}. Save the checkpoint again with "
+                "save_pretrained; pickled weights are read by `python -m engine convert` alone."
+            )
+    return tuple(names)
+
+
+def _check_place(directory: Path, name: str) -> None:
+    """CheckpointError where a file is a link that leads out of the directory.
+
+    In the Hugging Face cache, files are links into the `blobs` beside the snapshots.
+    """
+    file, home = (directory / name).resolve(), directory.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    if not any(file.is_relative_to(place) for place in (home, blobs)):
+        raise CheckpointError(
+            f"{directory / name}: a file of that directory expected, got a link to {file}. Put the file there."
+        )
 
 
 def checksum(directory: Path) -> str:
@@ -141,10 +205,14 @@ def checksum(directory: Path) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; CheckpointError where it holds none."""
+    """The object in a JSON file; CheckpointError where it holds none, or is too large or too deep to be one."""
     try:
+        if not file.is_file():  # a pipe would never end
+            raise ValueError("no plain file")
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"more than {LARGEST_JSON:,} bytes")
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: a JSON file expected, got {error}. Restore it.") from None
     if not isinstance(found, dict):
         raise CheckpointError(

@@ -7,22 +7,38 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from engine.checkpoints.files import WEIGHTS
+from engine.checkpoints.configuration import check_layers, read_configuration
+from engine.checkpoints.files import CONFIG, WEIGHTS, Kind, weight_files
 from engine.checkpoints.refusals import expected
 from engine.errors import CheckpointError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
+SLACK = 100_000_000  # weights: 400 MB may be built in vain, so that the error can name the shapes
 
-def load_model(model_class: type[Model], directory: Path) -> Model:
-    """The model of a directory in float32 and ready for inference; safetensors only."""
+
+def load_model(model_class: type[Model], directory: Path, kind: Kind) -> Model:
+    """The model of a directory in float32 and ready for inference.
+
+    transformers is given the configuration and the weights, and no directory: there it would look for adapters,
+    pickles, quantised weights and code as well.
+    """
+    weights = {
+        key: weight
+        for name in weight_files(directory)
+        for key, weight in read_safetensors(directory / name).items()
+    }
     with expected(f"{directory}: a readable checkpoint"):
+        config = read_configuration(directory, kind)
+        refuse_larger(directory / CONFIG, model_class, config, weights)
         loaded: Any = model_class.from_pretrained(
-            directory,
+            None,
+            config=config,
+            state_dict=weights,
             dtype=torch.float32,
-            use_safetensors=True,
+            trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below with the names, not by a traceback
@@ -34,6 +50,24 @@ def load_model(model_class: type[Model], directory: Path) -> Model:
         **{name: report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")},
     )
     return _ready(model)
+
+
+def refuse_larger(
+    file: Path,
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    weights: Mapping[str, Tensor],
+) -> None:
+    """CheckpointError where the settings describe a model that is far larger than the weights: it is not built."""
+    check_layers(file, config, len(weights))
+    with torch.device("meta"):
+        wanted = sum(weight.numel() for weight in model_class(config).state_dict().values())
+    found = sum(weight.numel() for weight in weights.values())
+    if wanted > 2 * found + SLACK:
+        raise CheckpointError(
+            f"{file}: a model of about {found:,} weights expected, as the other file holds, got one of {wanted:,}. "
+            "The two files belong to different models: save the checkpoint again."
+        )
 
 
 def load_weights(model: Model, weights: Mapping[str, Tensor], file: Path) -> Model:

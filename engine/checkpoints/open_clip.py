@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from engine.checkpoints.files import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS, read_json
-from engine.checkpoints.loading import load_weights, read_safetensors
+from engine.checkpoints.loading import load_weights, read_safetensors, refuse_larger
 from engine.checkpoints.refusals import expected
 from engine.errors import CheckpointError
 
@@ -71,12 +71,15 @@ TRANSPOSED = ("visual_projection.weight", "text_projection.weight")  # they mult
 
 def load_open_clip(directory: Path) -> CLIPModel:
     """The model of an open_clip directory, in float32 and ready for inference."""
-    with expected(f"{directory / OPEN_CLIP_CONFIG}: the settings of a CLIP"):
-        model = CLIPModel(configuration(directory))
     file = next(
         directory / name for name in (OPEN_CLIP_WEIGHTS, WEIGHTS) if (directory / name).is_file()
     )
-    return load_weights(model, as_transformers(read_safetensors(file)), file)
+    weights = as_transformers(read_safetensors(file))
+    with expected(f"{directory / OPEN_CLIP_CONFIG}: the settings of a CLIP"):
+        config = configuration(directory)
+        refuse_larger(directory / OPEN_CLIP_CONFIG, CLIPModel, config, weights)
+        model = CLIPModel(config)
+    return load_weights(model, weights, file)
 
 
 def as_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

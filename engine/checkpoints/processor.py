@@ -1,6 +1,6 @@
 """`Processor`: sentences and pictures to what the towers take, by the settings in a checkpoint's own files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,15 +91,14 @@ def _is_siglip(directory: Path) -> bool:
 
 def _positions(directory: Path) -> int:
     """How many tokens the text tower has positions for."""
-    from transformers import AutoConfig
-
+    from engine.checkpoints.configuration import read_configuration
     from engine.checkpoints.open_clip import configuration
 
     with expected(f"{directory}: the configuration of a text and an image tower"):
-        if (directory / CONFIG).is_file():
-            config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        else:
-            config = configuration(directory)
+        kind = kind_of(directory)
+        config: Any = (
+            configuration(directory) if kind == "open_clip" else read_configuration(directory, kind)
+        )
         return int(config.text_config.max_position_embeddings)
 
 
@@ -112,19 +111,39 @@ def _tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     settings = read_json(directory / TOKENIZER_CONFIG)
+    _refuse_other_files(directory / TOKENIZER_CONFIG, settings)
     remedy = "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
     with expected(f"{directory}: a readable {TOKENIZER}", remedy):
         if (directory / TOKENIZER).is_file():
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                directory,
+                tokenizer_file=str(directory / TOKENIZER),
+                trust_remote_code=False,
+                local_files_only=True,
+            )
             if settings.get("tokenizer_class", "").startswith("Siglip2Tokenizer"):
                 _lower_case(tokenizer.backend_tokenizer)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=False, local_files_only=True
+            )
     if tokenizer.pad_token is None:
         raise CheckpointError(
             f"{directory / TOKENIZER_CONFIG}: a pad_token expected, got none. Name the one of the training."
         )
     return tokenizer
+
+
+def _refuse_other_files(file: Path, settings: Mapping[str, Any]) -> None:
+    """CheckpointError where the settings name a file in place of the directory's own."""
+    for name, value in settings.items():
+        stands_for = name.removesuffix("_file") in ("vocab", "merges", "spm", "sp_model", "gguf")
+        elsewhere = stands_for and value != Path(str(value)).name
+        if value and (elsewhere or name in ("fast_tokenizer_files", "init_inputs")):
+            raise CheckpointError(
+                f"{file}: settings of a tokenizer whose files are beside it expected, got {name}: {value!r:.80}. "
+                "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
+            )
 
 
 def _lower_case(tokenizer: Any) -> None:
@@ -144,4 +163,6 @@ def _image_processor(directory: Path) -> Any:
 
         return image_processor(directory)
     with expected(f"{directory / PREPROCESSOR}: the settings of an image processor"):
-        return AutoImageProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
+        return AutoImageProcessor.from_pretrained(
+            directory, backend="pil", trust_remote_code=False, local_files_only=True
+        )

@@ -5,6 +5,7 @@ torch_encoder.py     a checkpoint's towers in PyTorch
 onnx_encoder.py      an export's graphs in ONNX Runtime
 tensorrt_encoder.py  an export's engines in TensorRT
 manifest.py          what an export holds, and the hash of every file
+remembered.py        the encoder of an index, opened only if it is the right one
 """
 
 import logging
@@ -16,6 +17,7 @@ import torch
 
 from engine.embeddings import Embeddings
 from engine.encoders.manifest import MANIFEST, Manifest
+from engine.encoders.remembered import refuse_other
 from engine.errors import CheckpointError, CheckpointMismatch, MissingPackage, RuntimeUnavailable
 from engine.images import read_image
 from engine.index import CheckpointReference
@@ -77,13 +79,24 @@ def encode_all(
     return Embeddings(torch.cat(coarse) if coarse else None, torch.cat(fine))
 
 
-def open_encoder(path: str | Path, *, device: str = "auto") -> "DualEncoder":
+def open_encoder(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    expected: CheckpointReference | None = None,
+    engines: bool = True,
+) -> "DualEncoder":
     """The encoder of a checkpoint (a directory, or an id on the Hugging Face hub) or of an export directory.
 
     A checkpoint is run by PyTorch on `device` ("auto": CUDA where there is one). An export is run by TensorRT where
     one of its engines fits this GPU and library, else by ONNX Runtime, else by PyTorch from the checkpoint it was
     made from; `runtime`, `why`, the `repr` and the log say which and why. A file that is not what the export's
     manifest says is an error, never a reason to take another.
+
+    Args:
+        expected: the checkpoint behind it, by its hash: CheckpointMismatch where it is another, before weights,
+            graphs or engines are read.
+        engines: whether TensorRT engines, which are native code, may be run: not from an export you do not trust.
     """
     try:
         from engine.checkpoints import open_checkpoint
@@ -95,23 +108,30 @@ def open_encoder(path: str | Path, *, device: str = "auto") -> "DualEncoder":
         raise MissingPackage.of(package, "models", "Encoding text and images") from None
     directory = Path(path)
     if (directory / MANIFEST).is_file():
-        encoder = _open_export(directory, device)
+        encoder = _open_export(directory, device, expected, engines)
     else:
-        encoder = torch_encoder(open_checkpoint(path), device=device, why="a checkpoint")
+        checkpoint = open_checkpoint(path, expected=expected)
+        encoder = torch_encoder(checkpoint, device=device, why="a checkpoint")
     _log.info("%r", encoder)
     return encoder
 
 
-def _open_export(directory: Path, device: str) -> "DualEncoder":
+def _open_export(
+    directory: Path, device: str, expected: CheckpointReference | None, engines: bool
+) -> "DualEncoder":
     """TensorRT, then ONNX Runtime, then PyTorch; what an export holds and cannot be run is worth a warning."""
     from engine.encoders.onnx_encoder import onnx_encoder
     from engine.encoders.tensorrt_encoder import tensorrt_encoder
 
     manifest = Manifest.read(directory)
+    refuse_other(CheckpointReference(str(directory), manifest.source.sha256), expected)
     if manifest.parity.get("passed") is False:
         _log.warning("%s: this export failed its parity gate; see its parity.md", directory)
     reasons = []
-    if manifest.engines:
+    if manifest.engines and not engines:
+        reasons.append("engines are native code, and nobody but the index named this export")
+        _log.info("%s: %s. To run them, name it: encoder=, --checkpoint", directory, reasons[0])
+    elif manifest.engines:
         try:
             return tensorrt_encoder(directory, device=device, why="an engine for this GPU")
         except RuntimeUnavailable as unavailable:
@@ -132,13 +152,16 @@ def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
     from engine.checkpoints import open_checkpoint
     from engine.encoders.torch_encoder import torch_encoder
 
+    source = manifest.source
     try:
-        checkpoint = open_checkpoint(manifest.source.path)
+        if not source.hub and not Path(source.path).is_dir():
+            raise CheckpointError(f"{source.path}: the exported checkpoint expected, got nothing.")
+        checkpoint = open_checkpoint(source.path, expected=source)
+    except CheckpointMismatch:
+        raise CheckpointMismatch(
+            f"{source.path}: the checkpoint that was exported expected (sha256 {source.sha256[:12]}…), got "
+            "another. Export it again."
+        ) from None
     except CheckpointError as error:
         raise RuntimeUnavailable(f"No runtime can run the export: {why}; {error}") from None
-    if checkpoint.reference.sha256 != manifest.source.sha256:
-        raise CheckpointMismatch(
-            f"{manifest.source.path}: the checkpoint that was exported expected (sha256 "
-            f"{manifest.source.sha256[:12]}…), got {checkpoint.reference.sha256[:12]}…. Export it again."
-        )
     return torch_encoder(checkpoint, device=device, why=why)

@@ -1,5 +1,6 @@
 """`DualEncoder`: a processor and two towers, whatever runs them. The encoders of every runtime are one of these."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,32 @@ def in_parts(
     return None if coarse[0] is None else torch.cat(coarse), torch.cat(fine)
 
 
+def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
+    """What feeds an export's towers, from files that are what the manifest says; CheckpointError where not."""
+    from engine.checkpoints import open_processor
+    from engine.checkpoints.files import processor_files
+
+    manifest.verify(directory, manifest.processor)
+    others = sorted(set(processor_files(directory)) - set(manifest.processor))
+    if others:  # they would be read, too
+        raise CheckpointError(
+            f"{directory}: the files that the manifest names expected, got also {', '.join(others)}. "
+            "Take it away, or export the checkpoint again."
+        )
+    processor = open_processor(directory)
+    found = (processor.padding, processor.max_tokens)
+    if found != (manifest.padding, manifest.max_tokens):
+        raise CheckpointError(
+            f"{directory}: sentences padded as they were when it was exported ({manifest.padding}, "
+            f"{manifest.max_tokens} tokens) expected, got {found} by its files. Export the checkpoint again."
+        )
+    return processor
+
+
 def exported_encoder(
     directory: Path,
     manifest: Manifest,
+    processor: "Processor",
     image: ImageTower,
     text: TextTower,
     *,
@@ -85,23 +109,13 @@ def exported_encoder(
 
     Its reference has the hash of the checkpoint that was exported: an index of one is searched with the other.
     """
-    from engine.checkpoints import open_processor
-
-    manifest.verify(directory, manifest.processor)
-    processor = open_processor(directory)
-    found = (processor.padding, processor.max_tokens)
-    if found != (manifest.padding, manifest.max_tokens):
-        raise CheckpointError(
-            f"{directory}: sentences padded as they were when it was exported ({manifest.padding}, "
-            f"{manifest.max_tokens} tokens) expected, got {found} by its files. Export the checkpoint again."
-        )
     return DualEncoder(
         image,
         text,
         processor,
         manifest.coarse_dim if manifest.coarse_from == "head" else None,
         manifest.fine_dim,
-        CheckpointReference(str(directory), manifest.source.sha256),
+        CheckpointReference(os.path.abspath(directory), manifest.source.sha256),
         runtime=runtime,
         why=why,
     )

@@ -19,6 +19,8 @@ from engine.index import CheckpointReference
 FORMAT = "hivlp-export"
 VERSION = 1
 MANIFEST = "manifest.json"
+LARGEST = 1 << 24  # bytes of a manifest that are read
+DTYPES = ("float32", "int32")  # of inputs and outputs
 BATCH, TOKENS = "batch", "tokens"  # the names of the axes that vary
 
 Tower = Literal["image", "text"]
@@ -102,8 +104,9 @@ class Manifest:
         """That of an export; CheckpointError where there is none, or one of another form or format version."""
         file = directory / MANIFEST
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            with _plain(file) as stream:
+                found = json.loads(stream.read(LARGEST))
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{file}: the manifest of an export expected, got {error}. {_AGAIN}"
             ) from None
@@ -164,6 +167,11 @@ def _opened(directory: Path, name: str, files: Mapping[str, StoredFile]) -> Bina
     file = directory / name
     if name not in files:
         raise CheckpointError(f"{file}: a file that the manifest names expected. {_AGAIN}")
+    return _plain(file)
+
+
+def _plain(file: Path) -> BinaryIO:
+    """A file that is no link, pipe or device, opened without waiting for one."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -196,14 +204,29 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
     unsafe = [name for name in files if Path(name).name != name or name in ("", ".", "..")]
     if unsafe or not set(named) <= set(files):
         raise ValueError(f"files {unsafe or sorted(set(named) - set(files))}")
-    for name, allowed in (("dtype", get_args(Dtype)), ("padding", get_args(Padding))):
+    for name, allowed in (
+        ("dtype", get_args(Dtype)),
+        ("padding", get_args(Padding)),
+        ("coarse_from", ("head", "rotation")),
+    ):
         if found[name] not in allowed:
             raise ValueError(f"{name} {found[name]!r}")
+    for name in ("coarse_dim", "fine_dim", "max_tokens"):
+        if type(found[name]) is not int or found[name] < 1:
+            raise ValueError(f"{name} {found[name]!r}")
+    source = CheckpointReference(**found["source"])
+    if not (isinstance(source.path, str) and isinstance(source.sha256, str)):
+        raise TypeError(f"source {source}")
+    for name in ("parity", "seconds", "versions"):
+        if not isinstance(found[name], dict):
+            raise TypeError(f"{name} {found[name]!r:.80}")
+    for graph in graphs.values():
+        _check_graph(graph, found["coarse_dim"], found["fine_dim"])
     rest = {name: found[name] for name in Manifest.__dataclass_fields__}
     return Manifest(
         **rest
         | {
-            "source": CheckpointReference(**found["source"]),
+            "source": source,
             "processor": tuple(found["processor"]),
             "profile": {axis: _profile(lengths) for axis, lengths in found["profile"].items()},
             "graphs": graphs,
@@ -213,8 +236,20 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
     )
 
 
+def _check_graph(graph: Graph, coarse_dim: int, fine_dim: int) -> None:
+    """Inputs are float32 and int32, outputs float32 vectors of the manifest's own dims."""
+    for name, spec in (*graph.inputs.items(), *graph.outputs.items()):
+        if spec.dtype not in DTYPES:
+            raise ValueError(f"{name} of {spec.dtype!r}")
+    found = {name: (spec.dtype, *spec.shape[1:]) for name, spec in graph.outputs.items()}
+    if found != {"coarse": ("float32", coarse_dim), "fine": ("float32", fine_dim)}:
+        raise ValueError(f"outputs {found} for coarse_dim {coarse_dim} and fine_dim {fine_dim}")
+
+
 def _profile(lengths: Any) -> tuple[int, int, int]:
     smallest, usual, largest = map(int, lengths)
+    if not 0 < smallest <= usual <= largest:
+        raise ValueError(f"profile {lengths}")
     return smallest, usual, largest
 
 

@@ -13,11 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.encoders.dual_encoder import DualEncoder, Vectors, exported_encoder, in_parts
+from engine.encoders.dual_encoder import (
+    DualEncoder,
+    Vectors,
+    exported_encoder,
+    exported_processor,
+    in_parts,
+)
 from engine.encoders.manifest import BATCH, Graph, Manifest, TensorSpec, Tower
 from engine.errors import CheckpointError, MissingPackage, RuntimeUnavailable
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
 def onnx_encoder(directory: Path, *, device: str = "auto", why: str) -> DualEncoder:
@@ -40,9 +47,10 @@ def onnx_encoder(directory: Path, *, device: str = "auto", why: str) -> DualEnco
             f"{directory}: ONNX Runtime computes fp32 and fp16 on a CPU, and this export is bf16. "
             "Export with --dtype fp32, or run it with TensorRT."
         )
+    processor = exported_processor(directory, manifest)
     towers = {tower: OnnxTower(directory, manifest, tower, provider) for tower in ("image", "text")}
     return exported_encoder(
-        directory, manifest, towers["image"], towers["text"], runtime="onnx", why=why
+        directory, manifest, processor, towers["image"], towers["text"], runtime="onnx", why=why
     )
 
 
@@ -99,8 +107,8 @@ def _session(directory: Path, manifest: Manifest, graph: Graph, provider: str) -
 
 
 def _compare(file: Path, what: str, expected: Mapping[str, TensorSpec], found: Any) -> None:
-    named = {tensor.name: list(tensor.shape) for tensor in found}
-    wanted = {name: list(spec.shape) for name, spec in expected.items()}
+    named = {tensor.name: [TYPES.get(tensor.type, tensor.type), *tensor.shape] for tensor in found}
+    wanted = {name: [spec.dtype, *spec.shape] for name, spec in expected.items()}
     if named != wanted:
         raise CheckpointError(f"{file}: {what} {wanted} expected by the manifest, got {named}.")
 

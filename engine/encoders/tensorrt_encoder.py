@@ -15,7 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.device import pick_device
-from engine.encoders.dual_encoder import DualEncoder, Vectors, exported_encoder, in_parts
+from engine.encoders.dual_encoder import (
+    DualEncoder,
+    Vectors,
+    exported_encoder,
+    exported_processor,
+    in_parts,
+)
 from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine, Tower
 from engine.errors import CheckpointError, InvalidArgument, RuntimeUnavailable
 
@@ -33,13 +39,16 @@ def tensorrt_encoder(directory: Path, *, device: str = "auto", why: str) -> Dual
     manifest = Manifest.read(directory)
     place = pick_device(device)
     chosen = {tower: _choose(directory, manifest, tower, place) for tower in TOWERS}
+    # All that is data is compared first: nothing native is reached by an export that is not whole.
+    processor = exported_processor(directory, manifest)
+    manifest.verify(directory, tuple(entry.file for entry, _ in chosen.values()))
     with torch.cuda.device(place):
         towers = {
             tower: TensorRTTower(Engine.load(directory, manifest, entry, library), manifest, place)
             for tower, (entry, library) in chosen.items()
         }
     return exported_encoder(
-        directory, manifest, towers["image"], towers["text"], runtime="tensorrt", why=why
+        directory, manifest, processor, towers["image"], towers["text"], runtime="tensorrt", why=why
     )
 
 

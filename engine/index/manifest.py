@@ -5,9 +5,10 @@ The manifest's own checksum is the SHA-256 of its bytes with the 64 digits of `c
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,10 +44,31 @@ def dtype_name(array: Array) -> str:
 
 @dataclass(frozen=True)
 class CheckpointReference:
-    """Which checkpoint made the vectors: where it was, and the SHA-256 over its files."""
+    """Which checkpoint made the vectors: where it was, and the SHA-256 over its files.
+
+    path: a directory, absolute; or, where `hub` is true and only there, an id on the Hugging Face hub.
+    relative: the same directory as seen from that of the index, once there is one.
+    """
 
     path: str
     sha256: str
+    hub: bool = False
+    relative: str | None = None
+
+    def places(self, index: Path | None) -> list[Path]:
+        """Where the directory may be, as remembered by the index in `index`: beside it, then where it was."""
+        beside = [] if index is None or self.relative is None else [index / self.relative]
+        was = [] if self.hub else [Path(self.path)]
+        return [Path(os.path.normpath(place)) for place in (*beside, *was)]
+
+    def placed(self, directory: Path, before: Path | None) -> "CheckpointReference":
+        """As an index in `directory` remembers it, which was opened from `before`, None for a new one."""
+        kept = directory == before and self.relative is not None
+        if self.hub or kept or not os.path.isabs(self.path):
+            return self
+        known = [place for place in reversed(self.places(before)) if place.is_dir()]
+        place = known[0] if known else Path(self.path)
+        return replace(self, path=str(place), relative=os.path.relpath(place, directory))
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,12 @@ class Header:
     checkpoint: CheckpointReference | None = None
     quantization: Quantization | None = None
     calibration: Calibration | None = None
+
+    def placed(self, directory: Path, before: Path | None) -> "Header":
+        """That of an index saved in `directory`, which was opened from `before`, None for a new one."""
+        if self.checkpoint is None:
+            return self
+        return replace(self, checkpoint=self.checkpoint.placed(directory, before))
 
 
 @dataclass(frozen=True)
@@ -236,8 +264,10 @@ def _check(manifest: Manifest, count: int, file_count: int) -> None:
     _require(header.fine_dtype in FINE_DTYPES, "fine_dtype", header.fine_dtype)
     _require(isinstance(header.normalize, bool), "normalize", header.normalize)
     if header.checkpoint is not None:
-        for text in asdict(header.checkpoint).values():
+        reference = header.checkpoint
+        for text in (reference.path, reference.sha256, reference.relative or ""):
             _require(isinstance(text, str), "checkpoint", text)
+        _require(isinstance(reference.hub, bool), "checkpoint", reference.hub)
     quantization = header.quantization
     _require(
         (quantization is None) == (header.coarse_dtype != "int8"), "quantization", quantization

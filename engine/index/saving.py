@@ -112,7 +112,8 @@ def _published(
             if index.reduction is not None:
                 reduction = _kept_reduction(index, draft) if here else None
                 reduction = reduction or draft.write_array("reduction", index.reduction)
-            manifest = Manifest(index.header, reduction, tuple(stored))
+            header = index.header.placed(directory, index.path)
+            manifest = Manifest(header, reduction, tuple(stored))
             # Mapped first: what cannot be opened again is not published.
             known = {s.files["fine"].file: s for s in index.segments if s.saved} if here else {}
             segments = tuple(
@@ -120,7 +121,13 @@ def _published(
                 for segment in stored
             )
             checksum = draft.publish(manifest)
-    return replace(index, segments=segments, path=directory, published=(manifest, checksum))
+    return replace(
+        index,
+        header=header,
+        segments=segments,
+        path=directory,
+        published=(manifest, checksum),
+    )
 
 
 def _kept_reduction(index: "Index", draft: Draft) -> StoredFile | None:

@@ -19,7 +19,7 @@ def backbone_towers(model: Any) -> tuple[nn.Module, nn.Module]:
 
 def new_backbone(config: PretrainedConfig) -> Any:
     """The model that a configuration describes, its weights not trained."""
-    return AutoModel.from_config(config)
+    return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def backbone_dim(config: Any) -> int:

@@ -134,7 +134,7 @@ def _text_tower(config: HiVLPConfig) -> nn.Module:
         return MeanOfPieces(text.vocab_size, text.hidden_size)
     # BERT-like encoders carry a pooler that mean pooling leaves unused: 5 % of a small checkpoint.
     unused = {"add_pooling_layer": False} if text.model_type == "bert" else {}
-    tower: nn.Module = AutoModel.from_config(text, **unused)
+    tower: nn.Module = AutoModel.from_config(text, trust_remote_code=False, **unused)
     return tower
 
 

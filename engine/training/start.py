@@ -78,7 +78,7 @@ def from_checkpoint(path: Path, settings: Settings) -> Start:
     kind = kind_of(directory)
     check_files(directory, kind)
     if kind == "hivlp":
-        model = load_model(HiVLPModel, directory)
+        model = load_model(HiVLPModel, directory, kind)
         _check_dims(directory, model, settings)
         if settings.sigmoid and not model.config.logit_bias:
             model.learn_logit_biases()

@@ -282,3 +282,49 @@ def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for place in ("nothing", "a/b/c", "./someone/some-clip/", "~/some clip"):
         with pytest.raises(engine.CheckpointError, match=r"directory expected, got nothing"):
             engine.open_encoder(place)
+
+
+# ---------------------------------------------------------------- pictures of another size
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("clip", {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}),
+        ("clip", {"size": {"height": 32, "width": 48}, "do_center_crop": False}),
+        ("clip", {"do_resize": False, "do_center_crop": False}),
+        ("siglip", {"size": {"height": 48, "width": 48}}),
+    ],
+)
+def test_a_preprocessor_of_another_model(
+    copied: Callable[..., Path], name: str, settings: dict[str, Any]
+) -> None:
+    place = copied(name)
+    file = place / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(
+        engine.CheckpointError,
+        match=r"32 x 32 expected by config\.json, .* by preprocessor_config\.json",
+    ):
+        open_checkpoint(place)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."]
+)
+def test_weights_of_a_wrapped_model_are_converted(small: Any, tmp_path: Path, prefix: str) -> None:
+    """What torch.compile, data parallelism and trainers put before every key."""
+    _, copy = pickled(small("clip"), tmp_path, "")
+    tensors = load_file(small("clip") / "model.safetensors")
+    torch.save({prefix + key: tensor for key, tensor in tensors.items()}, tmp_path / "weights.pt")
+    convert(tmp_path / "weights.pt", copy)
+    found = load_file(copy / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+def test_a_checkpoint_in_a_folder_is_named(small: Any, tmp_path: Path) -> None:
+    """sentence-transformers keeps it in one."""
+    shutil.copytree(small("clip"), tmp_path / "0_CLIPModel")
+    with pytest.raises(engine.CheckpointError, match=r"Give the one inside: .*0_CLIPModel$"):
+        open_checkpoint(tmp_path)

@@ -172,7 +172,9 @@ def test_a_weight_too_few_or_too_many(damaged: Callable[..., Path]) -> None:
 def test_weights_that_are_no_safetensors(damaged: Callable[..., Path], content: bytes) -> None:
     file = damaged() / "model.safetensors"
     file.write_bytes(content)
-    with pytest.raises(engine.CheckpointError, match="readable checkpoint expected"):
+    with pytest.raises(
+        engine.CheckpointError, match=r"model\.safetensors: readable safetensors expected"
+    ):
         engine.open_encoder(file.parent)
 
 

@@ -7,7 +7,7 @@ import socket
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.errors import IndexLocked
@@ -62,5 +62,5 @@ def writing(directory: Path, lock: WriterLock | None) -> Iterator[WriterLock]:
 
 
 def _who() -> bytes:
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    since = datetime.now(UTC).isoformat(timespec="seconds")
     return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()

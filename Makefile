@@ -19,8 +19,8 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
-	@echo "installing what the demo needs: PyTorch, transformers, Pillow (once)"
-	@$(PIP) -e ".[models]"
+	@echo "installing what the demo needs: PyTorch, transformers, Pillow, PyArrow (once)"
+	@$(PIP) --no-compile -e ".[models,metadata]"
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(PY)

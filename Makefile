@@ -1,32 +1,53 @@
-# `make demo` and `make test` need Python >= 3.10 and nothing else: each sets itself up.
+# `make demo` and `make test` need Python >= 3.11 and nothing else: each sets up what it needs.
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-STAMP  := $(VENV)/.installed
+PIP    := $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt
 OUT    ?= build/gpu
 
-.PHONY: setup demo test check bench gpu index-long pictures train-example recipes serve
+.PHONY: setup setup-demo demo test check resolve floors bench gpu index-long pictures train-example recipes serve
 .DEFAULT_GOAL := demo
 
-setup: $(STAMP)                ## create .venv and install everything the other targets need
+setup: $(VENV)/.everything     ## create .venv and install everything the targets need
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
-	touch $(STAMP)
+setup-demo: $(VENV)/.demo      ## create .venv and install what encoding and searching pictures need
 
-demo: setup                    ## index the bundled pictures, search them, write demo.html
+$(PY):
+	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); \
+	    ok or sys.exit("Python >= 3.11 expected, got " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
+	@echo "installing what the demo needs: PyTorch, transformers, Pillow, PyArrow (once)"
+	@$(PIP) --no-compile -e ".[models,metadata]"
+	@touch $@
+
+$(VENV)/.everything: pyproject.toml constraints.txt | $(PY)
+	@echo "installing what all targets need: peers, exporters, test tools (once)"
+	@$(PIP) -e ".[dev,bench]"
+	@touch $(VENV)/.demo $@
+
+demo: setup-demo               ## index the bundled pictures, search them, write demo.html
 	$(PY) -m examples.demo
 
 test: setup                    ## everything that can be proven without a GPU
 	$(PY) -m pytest -n 2 --dist loadfile
 
-check: setup                   ## style, types, import rules, what the Triton kernels compile to
+check: setup resolve           ## style, types, import rules, what the Triton kernels compile to, whether all can install it
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests/test_import_rules.py
 	$(PY) -m kernels.audit --quick
+
+resolve: setup                 ## do pins and floors fit together on every Python and platform that we promise?
+	$(PY) -m tests.resolve
+
+floors: setup                  ## install the lowest versions that we admit (gigabytes), and run a few tests on them
+	$(PY) -m uv venv --clear build/floors
+	$(PY) -m uv pip install --python build/floors --resolution lowest-direct -e ".[dev]"
+	build/floors/bin/python -m pytest $(SMOKE)
 
 bench: setup                   ## what is timed is tested, then timed: kernels, searches, encoders, the index
 	mkdir -p build

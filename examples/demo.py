@@ -16,8 +16,9 @@ import numpy as np
 from rich.console import Console
 
 import engine
-from engine.building import index_folder
+from engine.threads import wait_passively
 
+wait_passively()  # before anything loads torch: `engine.Retriever` below does
 HERE = Path(__file__).parent
 PICTURES, CHECKPOINT = HERE / "pictures", HERE / "checkpoint"
 K, RECALL = 6, 0.98
@@ -47,6 +48,8 @@ def main() -> None:
     )
     page = parser.parse_args().html
     console = Console(highlight=False)
+
+    from engine.building import index_folder
 
     started = time.perf_counter()
     retriever = index_folder(PICTURES, engine.open_encoder(CHECKPOINT))

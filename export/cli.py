@@ -67,7 +67,9 @@ def command(function: Callable[..., None]) -> typer.Typer:
 def main(app: typer.Typer) -> None:
     """Run a command; what went wrong is one line on stderr and exit code 2, never a traceback."""
     from engine.errors import EngineError
+    from engine.threads import wait_passively
 
+    wait_passively()
     try:
         app()
     except EngineError as error:

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+
+from engine.threads import wait_passively
+
+wait_passively()  # here and in what tests start: machines that test are busy
+import torch  # noqa: E402
 
 # Tests run side by side (`make test`): one thread each, or they wait for each other's.
 if "PYTEST_XDIST_WORKER" in os.environ:

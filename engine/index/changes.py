@@ -77,12 +77,10 @@ def compact(index: "Index") -> "Index":
 
 def compacted(segments: Sequence[Segment]) -> Segment:
     """The rows of segments that are not deleted, as one in memory."""
-    kept = [
-        segment.take(np.flatnonzero(segment.live())) if len(segment.deleted) else segment
-        for segment in segments
-        if segment.live_count
-    ]
-    return replace(kept[0], files={}) if len(kept) == 1 else join(kept)
+    kept = [segment for segment in segments if segment.live_count]
+    if len(kept) == 1 and not len(kept[0].deleted):
+        return replace(kept[0], files={})
+    return join(kept, dropping=True)
 
 
 def _settled(segments: list[Segment]) -> tuple[Segment, ...]:

@@ -20,6 +20,7 @@ from engine.index import disk
 from engine.index.columns import Columns
 from engine.index.lock import LOCK
 from engine.index.lookup import Lookup
+from engine.index.mapping import map_array
 from engine.index.manifest import (
     FILE_NAME,
     MANIFEST,
@@ -29,6 +30,7 @@ from engine.index.manifest import (
     StoredFile,
     StoredSegment,
     dtype_name,
+    opened,
     read_manifest,
 )
 from engine.index.segment import NO_ROWS, Rows, Segment
@@ -95,19 +97,22 @@ def map_file(directory: Path, stored: StoredFile) -> Array:
     file = directory / stored.file
     dtype = NUMPY_DTYPES[stored.dtype]
     try:
-        size = file.stat().st_size
-        if size != stored.bytes:
-            raise IndexFormatError(
-                f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
-                "Restore the file, or build the index again."
-            )
-        if size < MAPPED_BYTES:  # a mapping costs a page and a descriptor
-            return np.fromfile(file, dtype).reshape(stored.shape)
-        # Copy-on-write: torch wants writable memory, and nothing written to it may reach the file.
-        return np.memmap(file, dtype, mode="c", shape=stored.shape)
+        with opened(file) as (descriptor, size):
+            if size != stored.bytes:
+                raise IndexFormatError(
+                    f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
+                    "Restore the file, or build the index again."
+                )
+            if size < MAPPED_BYTES:  # a mapping takes a page, and the system allows 65,530 of them
+                return np.frombuffer(bytearray(os.read(descriptor, size)), dtype).reshape(
+                    stored.shape
+                )
+            return map_array(descriptor, dtype, stored.shape)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
+        if isinstance(error, IndexFormatError):
+            raise
         raise IndexFormatError(f"{file}: a readable file expected, got {error}.") from None
 
 

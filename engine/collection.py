@@ -92,10 +92,7 @@ class Collection:
             index = self.snapshot.index
             saved = index.save(path, self._writer)
             if index.path in (None, saved.path):
-                rows = len(self.snapshot.coarse)
-                self.snapshot = Snapshot.of(
-                    saved, self._device, self._tier, self.snapshot, same_rows=rows
-                )
+                self.snapshot = Snapshot.of(saved, self._device, self._tier, self.snapshot)
 
     def refresh(self) -> bool:
         """Move on to what the directory holds now; whether that is something new."""
@@ -111,12 +108,7 @@ class Collection:
             fresh = index.refreshed()
             if fresh.published == index.published:
                 return False
-            same = 0
-            for old, new in zip(index.segments, fresh.segments, strict=False):
-                if old.fine is not new.fine:
-                    break
-                same += len(old)
-            self.snapshot = Snapshot.of(fresh, self._device, self._tier, self.snapshot, same)
+            self.snapshot = Snapshot.of(fresh, self._device, self._tier, self.snapshot)
             return True
 
     def close(self) -> None:
@@ -128,13 +120,12 @@ class Collection:
                 self._writer = None
 
     def _swap(self, index: Index, before: Snapshot) -> None:
-        """Show `index`, whose rows begin with those of `before`, or are all new."""
+        """Show `index`, which was made of that of `before`."""
         if index is self.snapshot.index:
             return
         if index.path is not None:
             self._hold(index)
-        kept = len(before.coarse) if len(before.index) else 0
-        self.snapshot = Snapshot.of(index, self._device, self._tier, before, same_rows=kept)
+        self.snapshot = Snapshot.of(index, self._device, self._tier, before)
 
     def _hold(self, index: Index) -> None:
         """Take the writer lock, unless held; IndexChanged if somebody has published in between."""

@@ -1,7 +1,7 @@
 """`Resident`: vectors in one tensor on a device, with room for more, so that growing copies only what is new."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ class _Room:
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """`tensor` `[N, dim]`: the first rows of a buffer."""
+    """`tensor` `[N, dim]`: the first rows of a buffer, of which the first `grown_from` are those of another one."""
 
     tensor: Tensor
     room: _Room
+    grown_from: int = 0
 
     @classmethod
     def of(
@@ -39,11 +40,12 @@ class Resident:
     ) -> "Resident":
         """All rows of `arrays` `[n, dim]`, one after the other.
 
-        before, same_rows: where the first `same_rows` rows are all those of `before`, they are not copied again.
+        before, same_rows: the first `same_rows` rows are those of `before`. Where all of its rows are the same (the
+            rest is compared), they are not copied again.
         pinned: in host memory that a GPU reads; `device` is then the CPU.
         """
-        if before is not None and same_rows == len(before.tensor):
-            return before._grown(_after(arrays, same_rows), pinned)
+        if before is not None and before._begins(arrays, same_rows):
+            return before._grown(_after(arrays, len(before.tensor)), pinned)
         tensors = [as_tensor(array) for array in arrays]
         if len(tensors) == 1:  # on a CPU: no copy
             whole = tensors[0].pin_memory() if pinned else tensors[0].to(device)
@@ -54,11 +56,20 @@ class Resident:
         _fill(buffer, 0, tensors)
         return cls(buffer, _Room(buffer, count))
 
+    def _begins(self, arrays: Sequence[Array], same_rows: int) -> bool:
+        """Whether `arrays` begin with these rows; the first `same_rows` are not looked at."""
+        for array in _after(arrays, same_rows):
+            here = self.tensor[same_rows : same_rows + len(array)]
+            if not torch.equal(here, as_tensor(array[: len(here)]).to(here.device)):
+                return False
+            same_rows += len(here)
+        return same_rows == len(self.tensor)
+
     def _grown(self, arrays: Sequence[Array], pinned: bool) -> "Resident":
         """These rows and then those of `arrays`."""
-        if not arrays:
-            return self
         first = len(self.tensor)
+        if not arrays:
+            return replace(self, grown_from=first)
         count = first + sum(map(len, arrays))
         room = self.room
         if (
@@ -72,7 +83,7 @@ class Resident:
             room = _Room(buffer, first)
         room.used = count
         _fill(room.buffer, first, [as_tensor(array) for array in arrays])
-        return Resident(room.buffer[:count], room)
+        return Resident(room.buffer[:count], room, first)
 
 
 def as_tensor(array: Array) -> Tensor:

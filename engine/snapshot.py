@@ -43,10 +43,10 @@ class Snapshot:
         device: torch.device,
         tier: Tier,
         before: "Snapshot | None" = None,
-        same_rows: int = 0,
     ) -> "Snapshot":
-        """`before`: a snapshot whose first `same_rows` rows are those of `index` too, which need not be copied."""
+        """`before`: a snapshot of what `index` was before a change; the rows of both need not be copied."""
         head = index.header
+        same_rows = 0 if before is None else index.rows_shared(before.index)
         resident = Resident.of(
             [segment.coarse for segment in index.segments],
             head.coarse_dim,
@@ -62,7 +62,9 @@ class Snapshot:
             FineVectors.of(index, tier, device, before=fine, same_rows=same_rows),
             None if index.reduction is None else torch.from_numpy(index.reduction).to(device),
             None if index.live is None else torch.from_numpy(index.live).to(device),
-            before.norm_so_far if before and same_rows == len(before.coarse) else (0, 0.0),
+            before.norm_so_far
+            if before and resident.grown_from == len(before.coarse)
+            else (0, 0.0),
         )
 
     @property

@@ -10,6 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +21,6 @@ from engine.index import disk
 from engine.index.columns import Columns
 from engine.index.lock import LOCK
 from engine.index.lookup import Lookup
-from engine.index.mapping import map_array
 from engine.index.manifest import (
     FILE_NAME,
     MANIFEST,
@@ -33,6 +33,7 @@ from engine.index.manifest import (
     opened,
     read_manifest,
 )
+from engine.index.mapping import map_array
 from engine.index.segment import NO_ROWS, Rows, Segment
 from engine.strings import Strings
 
@@ -204,6 +205,14 @@ def blocks_of(array: Array, rows: Rows | None = None) -> Iterator[memoryview]:
         piece = slice(first, first + step)
         taken = array[piece] if rows is None else array[rows[piece]]
         yield np.ascontiguousarray(taken).reshape(-1).view(np.uint8).data
+
+
+def digest_of(array: Array) -> str:
+    """The SHA-256 of the bytes of the array."""
+    digest = sha256()
+    for block in blocks_of(array):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def contents(segment: Segment) -> dict[str, Array]:

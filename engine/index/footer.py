@@ -1,8 +1,8 @@
 """What the end of a Parquet file says of the room that its columns take, read before anything is decoded.
 
 pyarrow knows it too, but `FileMetaData.row_group(n).column(m)` ends the process where the file is damaged. The end
-is a Thrift struct in the compact protocol (github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md)
-with the fields of github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift.
+is a Thrift struct in the compact protocol (apache/thrift, doc/specs/thrift-compact-protocol.md) with the fields of
+apache/parquet-format, src/main/thrift/parquet.thrift.
 """
 
 from dataclasses import dataclass

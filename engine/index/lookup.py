@@ -41,7 +41,7 @@ class Lookup:
         """Of several segments as one, without making the keys of strings anew.
 
         Args:
-            parts: of each, its lookup, and which row each of its rows has become, -1 where it is not found any more.
+            parts: of each, its lookup, and what row each of its rows has become, -1 where none is found any more.
             ids: those of all rows.
             all_live: whether every one of them is found.
         """

@@ -3,27 +3,22 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from engine.errors import IndexChanged, IndexFormatError
 from engine.index import directory as files
 from engine.index import disk
-from engine.index.changes import compacted
-from engine.index.directory import Draft, blocks_of
+from engine.index.directory import Draft, digest_of
 from engine.index.lock import LOCK, WriterLock, writing
 from engine.index.manifest import (
     Array,
     Manifest,
     StoredFile,
     StoredSegment,
-    dtype_name,
     read_manifest,
 )
+from engine.index.merging import grouped, write_group, write_merged
 from engine.index.segment import Segment
 
 if TYPE_CHECKING:
@@ -63,7 +58,8 @@ def save(index: "Index", path: str | Path | None, lock: WriterLock | None) -> "I
         return index
 
     def write(draft: Draft) -> list[StoredSegment]:
-        return [draft.write_segment(s, s.files if here else {}) for s in index.segments]
+        groups = grouped(index.segments)
+        return [stored for group in groups for stored in write_group(draft, group, here=here)]
 
     return _published(index, directory, lock, write)
 
@@ -74,7 +70,7 @@ def compact(index: "Index", lock: WriterLock | None) -> "Index":
         return save(index, None, lock)
 
     def write(draft: Draft) -> list[StoredSegment]:
-        return [_write_compacted(draft, index)] if len(index) else []
+        return [write_merged(draft, index.segments, dropping=True)] if len(index) else []
 
     return _published(index, place_of(index), lock, write)
 
@@ -96,34 +92,16 @@ def _published(
             reduction = None
             if index.reduction is not None:
                 kept = index.published[0].reduction if here and index.published else None
-                same = kept is not None and kept.sha256 == _digest(index.reduction)
+                same = kept is not None and kept.sha256 == digest_of(index.reduction)
                 reduction = kept if same else draft.write_array("reduction", index.reduction)
             manifest = Manifest(index.header, reduction, tuple(stored))
-            checksum = draft.publish(manifest)
-    known = {s.files["fine"].file: s for s in index.segments if s.saved} if here else {}
-    segments = tuple(
-        files.open_segment(directory, segment, known.get(segment.files["fine"].file))
-        for segment in stored
-    )
-    return replace(index, segments=segments, path=directory, published=(manifest, checksum))
-
-
-def _write_compacted(draft: Draft, index: "Index") -> StoredSegment:
-    """All live rows as one segment: the vectors piece by piece, the rest in memory."""
-    thin = [replace(s, coarse=s.coarse[:, :0], fine=s.fine[:, :0]) for s in index.segments]
-    rest = files.contents(compacted(thin))
-    stored = {}
-    for name, array in rest.items():
-        if name in ("coarse", "fine"):
-            whole = getattr(index.segments[0], name)
-            pieces = chain.from_iterable(
-                blocks_of(getattr(s, name), np.flatnonzero(s.live())) for s in index.segments
+            known = {s.files["fine"].file: s for s in index.segments if s.saved} if here else {}
+            segments = tuple(  # first: a save that raises has published nothing
+                files.open_segment(directory, segment, known.get(segment.files["fine"].file))
+                for segment in stored
             )
-            shape = (len(array), whole.shape[1])
-            stored[name] = draft.write(name, dtype_name(whole), shape, pieces)
-        else:
-            stored[name] = draft.write_array(name, array)
-    return StoredSegment(len(index), stored)
+            checksum = draft.publish(manifest)
+    return replace(index, segments=segments, path=directory, published=(manifest, checksum))
 
 
 @contextlib.contextmanager
@@ -154,16 +132,9 @@ def verify(index: "Index") -> None:
 
 
 def _verify_file(directory: Path, stored: StoredFile, array: Array) -> None:
-    digest = _digest(array)
+    digest = digest_of(array)
     if digest != stored.sha256:
         raise IndexFormatError(
             f"{directory / stored.file}: sha256 {stored.sha256} expected, got {digest}. "
             "The file is damaged: restore it, or build the index again."
         )
-
-
-def _digest(array: Array) -> str:
-    digest = sha256()
-    for block in blocks_of(array):
-        digest.update(block)
-    return digest.hexdigest()

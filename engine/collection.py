@@ -42,7 +42,7 @@ class Collection:
         """All of them, or an error and no change."""
         with self._changing:
             snapshot = self.snapshot
-            if snapshot.learns and added.coarse is None:
+            if added.coarse is None and snapshot.learns_from(len(added)):
                 # Checked first: one NaN would spoil every coarse vector.
                 snapshot.project(added, coarse_too=False)
                 index = snapshot.relearned(added.fine)

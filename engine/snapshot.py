@@ -129,11 +129,15 @@ class Snapshot:
         mask = mask.to(self.coarse.device)
         return mask if self.live is None else mask & self.live
 
-    @property
-    def learns(self) -> bool:
-        """Whether the next items may still change the reduction: the index made it, and is small."""
+    def learns_from(self, count: int) -> bool:
+        """Whether so many items more change the reduction: the index made it, is small, and grows past a power of two.
+
+        So what it was learned from is more than half of the items, and pictures that come one at a time, of which
+        each would make it anew, are quickly added. The numbers alone decide: opening the index changes nothing.
+        """
         own = self.index.checkpoint is not None and self.reduction is not None
-        return own and len(self.index) < SETTLED
+        held = len(self.index)
+        return own and held < SETTLED and (held + count).bit_length() > held.bit_length()
 
     def relearned(self, fine: Tensor) -> Index:
         """The index, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""

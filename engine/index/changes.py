@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 OnConflict: TypeAlias = Literal["error", "replace", "skip"]
 
 MERGED_ROWS = 1 << 16  # segments that are not saved yet grow together up to so many rows
-DROPPED, FEWEST_DROPPED = 64, 32  # deleted rows go once they are one in so many, and no fewer than that
+DROPPED, FEWEST_DROPPED = (
+    64,
+    32,
+)  # deleted rows go once they are one in so many, and no fewer than that
 
 
 def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":

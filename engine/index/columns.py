@@ -129,13 +129,17 @@ class Columns:
 
     def _read(self, groups: Sequence[int], columns: Sequence[str] | None) -> Any:
         with self._lock:
-            return self._guarded(lambda: self._reader().read_row_groups(groups, columns=columns))
+            return self._guarded(
+                lambda: self._reader().read_row_groups(groups, columns, use_threads=False)
+            )
 
     def _batches(self, group: int, columns: Sequence[str] | None, count: int) -> Iterator[Any]:
         """The rows of a group of `count` bytes, piece by piece."""
         rows = min(GROUP_ROWS, self.rows - group * GROUP_ROWS)
         step = max(1, rows * PIECE_BYTES // count)
-        batches = self._reader().iter_batches(step, row_groups=[group], columns=columns)
+        batches = self._reader().iter_batches(
+            step, row_groups=[group], columns=columns, use_threads=False
+        )
         table_of = _pyarrow().Table.from_batches
         while (batch := self._guarded(lambda: next(batches, None))) is not None:
             yield table_of([batch])
@@ -301,7 +305,7 @@ def _named(expression: Any, schema: Any) -> Any:
 def _scanner(table: Any, expression: Any) -> Any:
     from pyarrow import dataset
 
-    return dataset.dataset(table).scanner(columns={"hit": expression})
+    return dataset.dataset(table).scanner(columns={"hit": expression}, use_threads=False)
 
 
 def _tables_as(schema: Any, columns: Columns | None, rows: int) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """`Resident`: vectors in one tensor on a device, with room for more, so that growing copies only what is new."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -56,6 +56,10 @@ class Resident:
         _fill(buffer, 0, tensors)
         return cls(buffer, _Room(buffer, count))
 
+    def begins_with(self, other: "Resident") -> bool:
+        """Whether all rows of `other` were taken over as the first ones here."""
+        return self is other or self.grown_from == len(other.tensor)
+
     def _begins(self, arrays: Sequence[Array], same_rows: int) -> bool:
         """Whether `arrays` begin with these rows; the first `same_rows` are not looked at."""
         for array in _after(arrays, same_rows):
@@ -67,9 +71,9 @@ class Resident:
 
     def _grown(self, arrays: Sequence[Array], pinned: bool) -> "Resident":
         """These rows and then those of `arrays`."""
-        first = len(self.tensor)
         if not arrays:
-            return replace(self, grown_from=first)
+            return self
+        first = len(self.tensor)
         count = first + sum(map(len, arrays))
         room = self.room
         if (

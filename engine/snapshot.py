@@ -62,9 +62,7 @@ class Snapshot:
             FineVectors.of(index, tier, device, before=fine, same_rows=same_rows),
             None if index.reduction is None else torch.from_numpy(index.reduction).to(device),
             None if index.live is None else torch.from_numpy(index.live).to(device),
-            before.norm_so_far
-            if before and resident.grown_from == len(before.coarse)
-            else (0, 0.0),
+            before.norm_so_far if before and resident.begins_with(before.resident) else (0, 0.0),
         )
 
     @property
@@ -130,7 +128,7 @@ class Snapshot:
         return mask if self.live is None else mask & self.live
 
     def learns_from(self, count: int) -> bool:
-        """Whether so many items more change the reduction: the index made it, is small, and grows past a power of two.
+        """Whether so many items more change the reduction: the index made it, is small, and passes a power of two.
 
         So what it was learned from is more than half of the items, and pictures that come one at a time, of which
         each would make it anew, are quickly added. The numbers alone decide: opening the index changes nothing.

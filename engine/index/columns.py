@@ -64,11 +64,8 @@ class Columns:
         table = pa.table(arrays)
         try:
             made = _written(table.schema, [table])
-            for number in range(-(-made.rows // GROUP_ROWS)):  # what is too large to be read again
-                made._bytes_of(number, table.schema.names)
-        except pa.ArrowException as error:
-            raise _refused(None, str(error)) from None
-        except IndexFormatError as error:
+            made._check_readable()
+        except (pa.ArrowException, IndexFormatError) as error:
             raise _refused(None, str(error)) from None
         return made
 
@@ -77,6 +74,11 @@ class Columns:
         """The `pyarrow.Schema`."""
         with self._lock:
             return self._guarded(lambda: self._file.schema_arrow)
+
+    def _check_readable(self) -> None:
+        """IndexFormatError where it is too deep or too large to be read again."""
+        for number in range(len(self._footer.rows)):
+            self._bytes_of(number, self.schema.names)
 
     def at(self, row: int) -> dict[str, Any] | None:
         """What is not null of one row, in nested mappings too; None if everything is."""

@@ -1,4 +1,4 @@
-"""An index from a stranger: a typed error or an answer; nothing outside is read, nothing hangs or takes much memory."""
+"""An index from a stranger: an error or an answer; nothing outside is read, nothing hangs or takes much memory."""
 
 import io
 import json

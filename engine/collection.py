@@ -47,7 +47,7 @@ class Collection:
         """All of them, or an error and no change."""
         with self._changing:
             snapshot = self.snapshot
-            if snapshot.learns and added.coarse is None:
+            if added.coarse is None and snapshot.learns_from(len(added)):
                 # Checked first: one NaN would spoil every coarse vector.
                 snapshot.project(added, coarse_too=False)
                 index = snapshot.relearned(added.fine)
@@ -97,10 +97,7 @@ class Collection:
             index = self.snapshot.index
             saved = index.save(path, self._writer, overwrite=overwrite)
             if index.path in (None, saved.path):
-                rows = len(self.snapshot.coarse)
-                self.snapshot = Snapshot.of(
-                    saved, self._device, self.tier, self.snapshot, same_rows=rows
-                )
+                self.snapshot = Snapshot.of(saved, self._device, self.tier, self.snapshot)
 
     def refresh(self) -> bool:
         """Move on to what the directory holds now; whether that is something new."""
@@ -116,12 +113,7 @@ class Collection:
             fresh = index.refreshed()
             if fresh.published == index.published:
                 return False
-            same = 0
-            for old, new in zip(index.segments, fresh.segments, strict=False):
-                if old.fine is not new.fine:
-                    break
-                same += len(old)
-            self.snapshot = Snapshot.of(fresh, self._device, self.tier, self.snapshot, same)
+            self.snapshot = Snapshot.of(fresh, self._device, self.tier, self.snapshot)
             return True
 
     def close(self) -> None:
@@ -133,13 +125,12 @@ class Collection:
                 self._writer = None
 
     def _swap(self, index: Index, before: Snapshot) -> None:
-        """Show `index`, whose rows begin with those of `before`, or are all new."""
+        """Show `index`, which was made of that of `before`."""
         if index is self.snapshot.index:
             return
         if index.path is not None:
             self._hold(index)
-        kept = len(before.coarse) if len(before.index) else 0
-        self.snapshot = Snapshot.of(index, self._device, self.tier, before, same_rows=kept)
+        self.snapshot = Snapshot.of(index, self._device, self.tier, before)
 
     def _hold(self, index: Index) -> None:
         """Take the writer lock, unless held; IndexChanged if somebody has published in between."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.embeddings import longest_of
 from engine.index import Index
 from engine.index.manifest import Array
+from engine.index.mapping import mapping_of
 from engine.resident import Resident, as_tensor
 from kernels import TopK, coarse_topk, rerank_topk
 from kernels.checks import choose_backend
@@ -72,7 +73,7 @@ class FineVectors:
         parts = tuple(
             known[id(array)]
             if id(array) in known
-            else as_tensor(np.array(array) if tier == "host" and _mapped(array) else array)
+            else as_tensor(np.array(array) if tier == "host" and mapping_of(array) else array)
             for array in arrays
         )
         return cls(tier, head.fine_dim, parts, device, arrays=tuple(arrays))
@@ -168,17 +169,14 @@ class FineVectors:
             first += len(part)
 
 
-def _mapped(array: Array) -> bool:
-    return isinstance(array.base, mmap.mmap)
-
-
 def _read_alone(array: Array) -> None:
-    if isinstance(array.base, mmap.mmap):
-        array.base.madvise(mmap.MADV_RANDOM)
+    mapping = mapping_of(array)
+    if mapping is not None:
+        mapping.advise(mmap.MADV_RANDOM)
 
 
 def _read_ahead(array: Array, first: int, last: int) -> None:
-    if isinstance(array.base, mmap.mmap):
+    mapping = mapping_of(array)
+    if mapping is not None:
         row_bytes = array[:1].nbytes
-        start = first * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-        array.base.madvise(mmap.MADV_WILLNEED, start, min(last, len(array)) * row_bytes - start)
+        mapping.advise(mmap.MADV_WILLNEED, first * row_bytes, last * row_bytes)

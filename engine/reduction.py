@@ -14,8 +14,8 @@ from torch import Tensor
 Reduction = Literal["pca", "prefix"]
 
 COARSE_DIM = 64  # unless asked otherwise
-# An index that learns its reduction as it grows learns it anew with every `add` until it holds so many items: what
-# few items show is too little to keep, and so few are quickly learned from.
+# An index that learns its reduction as it grows learns it anew, each time it has doubled, until it holds so many
+# items: what few items show is too little to keep, and so few are quickly learned from.
 SETTLED = 4096
 SAMPLE_ROWS = 262_144  # the second moment of D <= 1536 dims is settled long before
 

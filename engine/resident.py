@@ -20,10 +20,11 @@ class _Room:
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """`tensor` `[N, dim]`: the first rows of a buffer."""
+    """`tensor` `[N, dim]`: the first rows of a buffer, of which the first `grown_from` are those of another one."""
 
     tensor: Tensor
     room: _Room
+    grown_from: int = 0
 
     @classmethod
     def of(
@@ -39,11 +40,12 @@ class Resident:
     ) -> "Resident":
         """All rows of `arrays` `[n, dim]`, one after the other.
 
-        before, same_rows: where the first `same_rows` rows are all those of `before`, they are not copied again.
+        before, same_rows: the first `same_rows` rows are those of `before`. Where all of its rows are the same (the
+            rest is compared), they are not copied again.
         pinned: in host memory that a GPU reads; `device` is then the CPU.
         """
-        if before is not None and same_rows == len(before.tensor):
-            return before._grown(_after(arrays, same_rows), pinned)
+        if before is not None and before._begins(arrays, same_rows):
+            return before._grown(_after(arrays, len(before.tensor)), pinned)
         tensors = [as_tensor(array) for array in arrays]
         if len(tensors) == 1:  # on a CPU: no copy
             whole = tensors[0].pin_memory() if pinned else tensors[0].to(device)
@@ -53,6 +55,19 @@ class Resident:
         buffer = torch.empty(count, dim, dtype=empty.dtype, device=device, pin_memory=pinned)
         _fill(buffer, 0, tensors)
         return cls(buffer, _Room(buffer, count))
+
+    def begins_with(self, other: "Resident") -> bool:
+        """Whether all rows of `other` were taken over as the first ones here."""
+        return self is other or self.grown_from == len(other.tensor)
+
+    def _begins(self, arrays: Sequence[Array], same_rows: int) -> bool:
+        """Whether `arrays` begin with these rows; the first `same_rows` are not looked at."""
+        for array in _after(arrays, same_rows):
+            here = self.tensor[same_rows : same_rows + len(array)]
+            if not torch.equal(here, as_tensor(array[: len(here)]).to(here.device)):
+                return False
+            same_rows += len(here)
+        return same_rows == len(self.tensor)
 
     def _grown(self, arrays: Sequence[Array], pinned: bool) -> "Resident":
         """These rows and then those of `arrays`."""
@@ -72,7 +87,7 @@ class Resident:
             room = _Room(buffer, first)
         room.used = count
         _fill(room.buffer, first, [as_tensor(array) for array in arrays])
-        return Resident(room.buffer[:count], room)
+        return Resident(room.buffer[:count], room, first)
 
 
 def as_tensor(array: Array) -> Tensor:

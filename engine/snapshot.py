@@ -43,10 +43,10 @@ class Snapshot:
         device: torch.device,
         tier: Tier,
         before: "Snapshot | None" = None,
-        same_rows: int = 0,
     ) -> "Snapshot":
-        """`before`: a snapshot whose first `same_rows` rows are those of `index` too, which need not be copied."""
+        """`before`: a snapshot of what `index` was before a change; the rows of both need not be copied."""
         head = index.header
+        same_rows = 0 if before is None else index.rows_shared(before.index)
         resident = Resident.of(
             [segment.coarse for segment in index.segments],
             head.coarse_dim,
@@ -62,7 +62,7 @@ class Snapshot:
             FineVectors.of(index, tier, device, before=fine, same_rows=same_rows),
             None if index.reduction is None else torch.from_numpy(index.reduction).to(device),
             None if index.live is None else torch.from_numpy(index.live).to(device),
-            before.norm_so_far if before and same_rows == len(before.coarse) else (0, 0.0),
+            before.norm_so_far if before and resident.begins_with(before.resident) else (0, 0.0),
         )
 
     @property
@@ -127,11 +127,15 @@ class Snapshot:
         mask = mask.to(self.coarse.device)
         return mask if self.live is None else mask & self.live
 
-    @property
-    def learns(self) -> bool:
-        """Whether the next items may still change the reduction: the index made it, and is small."""
+    def learns_from(self, count: int) -> bool:
+        """Whether so many items more change the reduction: the index made it, is small, and passes a power of two.
+
+        So what it was learned from is more than half of the items, and pictures that come one at a time, of which
+        each would make it anew, are quickly added. The numbers alone decide: opening the index changes nothing.
+        """
         own = self.index.checkpoint is not None and self.reduction is not None
-        return own and len(self.index) < SETTLED
+        held = len(self.index)
+        return own and held < SETTLED and (held + count).bit_length() > held.bit_length()
 
     def relearned(self, fine: Tensor) -> Index:
         """The index, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""

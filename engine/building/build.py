@@ -138,11 +138,11 @@ class _Build:
             dtype = coarse_dtype or "float32"
             self.retriever = self._writing(Retriever.from_pretrained(encoder, coarse_dtype=dtype))
         self.listing = output.with_name(f"{output.name}.skipped.jsonl")
-        items, rows = (len(known), known.row_count) if known is not None else (0, 0)
+        items = 0 if known is None else len(known)
         file = output.with_name(f"{output.name}.build.json")
         stamps = [[str(source.path), survey.count, survey.stamp] for source, survey in sources]
         resumed = State.resume(file, stamps, items)
-        self.state = resumed or State(file, stamps, rows, [Reached(items)])
+        self.state = resumed or State(file, stamps, items, [Reached(items)])
         self.base = self.state.base
         self.reached = self.state.reached[-1]
         self.ids_are = id_kind([source for source, _ in sources], known)
@@ -330,7 +330,12 @@ class _Build:
     def _held(self, ids: Sequence[Id]) -> list[bool]:
         if not self.base:
             return [False] * len(ids)
-        return [0 <= row < self.base for row in self._rows(ids)]
+        if self.retriever is None:
+            return [False] * len(ids)
+        index = self.retriever.index
+        rows = index.find(self._cast(ids))
+        held: list[bool] = ((rows >= 0) & (index.rank_of(rows) < self.base)).tolist()
+        return held
 
     def _rows(self, ids: Sequence[Id]) -> list[int]:
         """The row of each id, -1 where the index does not hold it."""

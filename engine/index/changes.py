@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 OnConflict: TypeAlias = Literal["error", "replace", "skip"]
 
 MERGED_ROWS = 1 << 16  # segments that are not saved yet grow together up to so many rows
+DROPPED, FEWEST_DROPPED = (
+    64,
+    32,
+)  # deleted rows go once they are one in so many, and no fewer than that
 
 
 def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
@@ -77,16 +81,30 @@ def compact(index: "Index") -> "Index":
 
 def compacted(segments: Sequence[Segment]) -> Segment:
     """The rows of segments that are not deleted, as one in memory."""
-    kept = [
-        segment.take(np.flatnonzero(segment.live())) if len(segment.deleted) else segment
-        for segment in segments
-        if segment.live_count
-    ]
-    return replace(kept[0], files={}) if len(kept) == 1 else join(kept)
+    kept = [segment for segment in segments if segment.live_count]
+    if len(kept) == 1 and not len(kept[0].deleted):
+        return replace(kept[0], files={})
+    return join(kept, dropping=True)
+
+
+def are_many(deleted: int, segments: Sequence[Segment]) -> bool:
+    """Whether so many deleted rows of these segments are worth that all rows behind them move."""
+    return deleted >= max(FEWEST_DROPPED, sum(map(len, segments)) / DROPPED)
 
 
 def _settled(segments: list[Segment]) -> tuple[Segment, ...]:
-    """Unsaved segments merged while the last is as long as the one before: a thousand small adds leave ten."""
+    """Unsaved segments merged while the last is as long as the one before: a thousand small adds leave ten.
+
+    Those of them of which half is deleted lose these rows, once there are many.
+    """
+    mostly = [not s.saved and 2 * len(s.deleted) >= len(s) > 0 for s in segments]
+    gone = sum(len(s.deleted) for s, dropped in zip(segments, mostly, strict=True) if dropped)
+    if are_many(gone, segments):
+        segments = [
+            compacted([s]) if dropped else s
+            for s, dropped in zip(segments, mostly, strict=True)
+            if s.live_count or not dropped
+        ]
     while len(segments) > 1:
         before, last = segments[-2:]
         if before.saved or len(before) > len(last) or len(before) + len(last) > MERGED_ROWS:

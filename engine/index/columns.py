@@ -1,7 +1,10 @@
-"""`Columns`: the metadata of a segment's items, as Parquet, of which only what is asked for is read."""
+"""`Columns`: the metadata of a segment's items, as Parquet, of which only what is asked for is read.
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+Texts are read as Arrow's dictionaries, each different one once: so what is read takes about as much memory as
+Parquet says, though a text of a megabyte may stand in every row. They are decoded a piece at a time.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +13,18 @@ from numpy.typing import NDArray
 
 from engine.errors import IndexFormatError, InvalidArgument, MissingPackage
 from engine.forks import forkable_lock
+from engine.index.footer import Footer, read_footer
+from engine.index.recent import Recent
 
 GROUP_ROWS = 4096  # read together
-GROUPS_KEPT = 16
+NULLS_AT_A_TIME = 1 << 16
+PIECE_BYTES = 1 << 26  # about as many are decoded at a time
+RECENT = Recent(1 << 26)  # bytes of groups, whose items may be shown next
+
+# What a group may take once decompressed, a stranger's too. Nobody's captions come near.
+ROW_LIMIT, GROUP_LIMIT = 1 << 24, 1 << 32
+# zstd makes at most 13,000 bytes of one, in pages of a megabyte.
+RATIO_LIMIT, RATIO_FROM = 20_000, 1 << 28
 
 
 class Columns:
@@ -25,7 +37,6 @@ class Columns:
 
     def __init__(self, parquet: NDArray[np.uint8], rows: int) -> None:
         self.parquet, self.rows = parquet, rows
-        self._groups: OrderedDict[int, Any] = OrderedDict()  # the last ones read
         self._lock = forkable_lock()  # a Parquet reader serves one thread at a time
 
     def __reduce__(self) -> Any:
@@ -51,121 +62,289 @@ class Columns:
         for name in arrays:
             if not isinstance(name, str):
                 raise _refused(name, f"a name of type {type(name).__name__}")
-        return cls.from_table(pa.table(arrays))
-
-    @classmethod
-    def from_table(cls, table: Any) -> "Columns":
-        """Of a `pyarrow.Table`."""
-        pa = _pyarrow()
-        from pyarrow import parquet
-
-        sink = pa.BufferOutputStream()
+        table = pa.table(arrays)
         try:
-            parquet.write_table(
-                table, sink, row_group_size=GROUP_ROWS, write_page_checksum=True, compression="zstd"
-            )
-        except pa.ArrowException as error:
+            made = _written(table.schema, [table])
+            made._check_readable()
+        except (pa.ArrowException, IndexFormatError) as error:
             raise _refused(None, str(error)) from None
-        return cls(np.frombuffer(sink.getvalue(), dtype=np.uint8), table.num_rows)
+        return made
 
     @cached_property
     def schema(self) -> Any:
         """The `pyarrow.Schema`."""
         with self._lock:
-            return self._file.schema_arrow
+            return self._guarded(lambda: self._file.schema_arrow)
+
+    def _check_readable(self) -> None:
+        """IndexFormatError where it is too deep or too large to be read again."""
+        for number in range(len(self._footer.rows)):
+            self._bytes_of(number, self.schema.names)
 
     def at(self, row: int) -> dict[str, Any] | None:
         """What is not null of one row, in nested mappings too; None if everything is."""
-        values = self._group(row // GROUP_ROWS).slice(row % GROUP_ROWS, 1).to_pylist()[0]
+        number, place = divmod(row, GROUP_ROWS)
+        table = RECENT.get(self, number)
+        if table is None:
+            count = self._bytes_of(number, self.schema.names)
+            if count > PIECE_BYTES:
+                batches = self._batches(number, None, count)
+                table = next(batches)
+                while place >= table.num_rows:
+                    place -= table.num_rows
+                    table = next(batches)
+            else:
+                table = self._read([number], None)
+                RECENT.put(self, number, table)
+        values = self._guarded(lambda: table.slice(place, 1).to_pylist()[0])
         return _without_nulls(values) or None
 
     def take(self, rows: NDArray[np.int64]) -> "Columns":
-        """Those of these rows, in their order."""
-        return Columns.from_table(self.table().take(rows))
+        """Those of these rows, which ascend."""
+        kept = np.zeros(self.rows, dtype=bool)
+        kept[rows] = True
+        return _written(self.schema, _kept(self.tables(), kept))
 
     def table(self, columns: Sequence[str] | None = None) -> Any:
         """All rows as a `pyarrow.Table`, or some columns of them."""
-        with self._lock:
-            return self._guarded(lambda: self._file.read(columns=columns))
+        names = self.schema.names if columns is None else list(columns)
+        empty = _pyarrow().schema([self.schema.field(name) for name in names]).empty_table()
+        return _pyarrow().concat_tables([empty, *self.tables(names)])
 
-    def _group(self, number: int) -> Any:
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """All rows, or some columns of them, as tables one after the other: about 64 MiB each, or one row."""
+        names = self.schema.names if columns is None else list(columns)
+        waiting: list[int] = []
+        bytes_waiting = 0
+        for number in range(-(-self.rows // GROUP_ROWS)):
+            count = self._bytes_of(number, names)
+            if waiting and bytes_waiting + count > PIECE_BYTES:
+                yield from self._decoded(self._read(waiting, names), names)
+                waiting, bytes_waiting = [], 0
+            if count > PIECE_BYTES:
+                for table in self._batches(number, names, count):
+                    yield from self._decoded(table, names)
+            else:
+                waiting.append(number)
+                bytes_waiting += count
+        if waiting:
+            yield from self._decoded(self._read(waiting, names), names)
+
+    def _read(self, groups: Sequence[int], columns: Sequence[str] | None) -> Any:
         with self._lock:
-            if number not in self._groups:
-                group = self._guarded(lambda: self._file.read_row_group(number))
-                self._groups[number] = group
-            self._groups.move_to_end(number)
-            if len(self._groups) > GROUPS_KEPT:
-                self._groups.popitem(last=False)
-            return self._groups[number]
+            return self._guarded(
+                lambda: self._reader().read_row_groups(groups, columns, use_threads=False)
+            )
+
+    def _batches(self, group: int, columns: Sequence[str] | None, count: int) -> Iterator[Any]:
+        """The rows of a group of `count` bytes, piece by piece."""
+        rows = min(GROUP_ROWS, self.rows - group * GROUP_ROWS)
+        step = max(1, rows * PIECE_BYTES // count)
+        batches = self._reader().iter_batches(
+            step, row_groups=[group], columns=columns, use_threads=False
+        )
+        table_of = _pyarrow().Table.from_batches
+        while (batch := self._guarded(lambda: next(batches, None))) is not None:
+            yield table_of([batch])
+
+    def _decoded(self, table: Any, names: Sequence[str]) -> Iterator[Any]:
+        """The table with the types of the schema, a piece at a time."""
+        schema = _pyarrow().schema([self.schema.field(name) for name in names])
+        table = table.select(names)
+        size = sum(_decoded_bytes(chunk) for column in table.columns for chunk in column.chunks)
+        step = max(1, table.num_rows * PIECE_BYTES // max(size, 1))
+        for first in range(0, table.num_rows, step):
+            piece = table.slice(first, step)
+            yield self._guarded(lambda piece=piece: piece.cast(schema))
+
+    def _bytes_of(self, group: int, columns: Sequence[str]) -> int:
+        """About how many bytes some columns of a group take once read; IndexFormatError where it is too much."""
+        chunks, rows = self._footer.chunks[group], self._footer.rows[group]
+        whole, packed = sum(chunk.size for chunk in chunks), sum(chunk.packed for chunk in chunks)
+        if whole > min(GROUP_LIMIT, rows * ROW_LIMIT) or (
+            whole > RATIO_FROM and whole > RATIO_LIMIT * packed
+        ):
+            raise IndexFormatError(
+                f"metadata of an index: at most {ROW_LIMIT >> 20} MiB per item and {GROUP_LIMIT >> 30} GiB per "
+                f"{GROUP_ROWS:,} items expected, got {whole:,} bytes, compressed to {packed:,}. "
+                "Keep large values elsewhere, and their names here."
+            )
+        wanted = set(columns)
+        return sum(chunk.size for chunk in chunks if {chunk.path[0], ".".join(chunk.path)} & wanted)
+
+    @cached_property
+    def _footer(self) -> Footer:
+        footer: Footer = self._guarded(lambda: read_footer(self.parquet))
+        full, rest = divmod(self.rows, GROUP_ROWS)
+        if footer.rows != [GROUP_ROWS] * full + [rest] * bool(rest):
+            raise _damaged(
+                f"{sum(footer.rows)} rows in groups of {footer.rows[:3]}… instead of {self.rows}"
+            )
+        return footer
 
     @cached_property
     def _file(self) -> Any:
+        self._footer  # noqa: B018 - checks first
+        file = self._guarded(self._opened)
+        names = self._guarded(lambda: file.schema_arrow.names)
+        if len(set(names)) < len(names):
+            raise _damaged("several columns of one name")
+        return file
+
+    def _reader(self) -> Any:
+        """A reader of its own, which makes dictionaries of texts."""
+        given = {"metadata": self._file.metadata, "read_dictionary": self._footer.texts}
+        return self._guarded(lambda: self._opened(**given))
+
+    def _opened(self, **given: Any) -> Any:
         pa = _pyarrow()
         from pyarrow import parquet
 
         # Held through the mapping, not by name: a writer may have unlinked the file since.
         source = pa.BufferReader(pa.py_buffer(self.parquet))
-        file = self._guarded(lambda: parquet.ParquetFile(source, page_checksum_verification=True))
-        sizes = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
-        full, rest = divmod(self.rows, GROUP_ROWS)
-        if sizes != [GROUP_ROWS] * full + [rest] * bool(rest):
-            raise _damaged(f"{sum(sizes)} rows in groups of {sizes[:3]}… instead of {self.rows}")
-        return file
+        return parquet.ParquetFile(source, page_checksum_verification=True, **given)
 
     def _guarded(self, read: Any) -> Any:
         try:
             return read()
-        except (_pyarrow().ArrowException, OSError, ValueError) as error:
+        except (_pyarrow().ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
             raise _damaged(str(error)) from None
 
 
-def joined(parts: Sequence[tuple[Columns | None, int]]) -> Columns | None:
-    """The columns of several segments, one after the other; each with its number of rows."""
+def joined(parts: Sequence[tuple[Columns | None, NDArray[np.bool_]]]) -> Columns | None:
+    """The columns of several segments, one after the other: of each those of the rows that are marked."""
     held = [columns for columns, _ in parts if columns is not None]
     if not held:
         return None
     schema = common_schema(held)
-    tables = [_table_as(schema, columns, rows) for columns, rows in parts]
-    return Columns.from_table(_pyarrow().concat_tables(tables))
+    tables = (
+        table
+        for columns, kept in parts
+        for table in _kept(_tables_as(schema, columns, len(kept)), kept)
+    )
+    return _written(schema, tables)
+
+
+def _kept(tables: Iterator[Any], kept: NDArray[np.bool_]) -> Iterator[Any]:
+    """Of tables one after the other, the rows that are marked."""
+    first = 0
+    for table in tables:
+        marked = kept[first : first + table.num_rows]
+        first += table.num_rows
+        yield table if marked.all() else table.filter(_pyarrow().array(marked))
+
+
+def _written(schema: Any, tables: Iterable[Any]) -> Columns:
+    """Tables one after the other as Parquet, in groups of `GROUP_ROWS`; few of them are held at a time."""
+    pa = _pyarrow()
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    rows, waiting = 0, schema.empty_table()
+    options = {"write_page_checksum": True, "compression": "zstd"}
+    with parquet.ParquetWriter(sink, schema, **options) as writer:
+        for table in tables:
+            rows += table.num_rows
+            waiting = pa.concat_tables([waiting, table])
+            full = waiting.num_rows // GROUP_ROWS * GROUP_ROWS
+            if full:
+                writer.write_table(waiting.slice(0, full), row_group_size=GROUP_ROWS)
+                waiting = waiting.slice(full)
+        if waiting.num_rows:
+            writer.write_table(waiting, row_group_size=GROUP_ROWS)
+    return Columns(np.frombuffer(sink.getvalue(), dtype=np.uint8), rows)
 
 
 def matching(parts: Sequence[tuple[Columns | None, int]], expression: Any) -> NDArray[np.bool_]:
     """Which rows of several segments a `pyarrow.compute.Expression` holds for; for null it does not.
 
-    InvalidArgument where the expression names a column that no segment has, or does not fit its type.
+    Only the columns that it names are read, a piece at a time. InvalidArgument where it names a column that no
+    segment has, or does not fit its type.
     """
     held = [columns for columns, _ in parts if columns is not None]
     pa = _pyarrow()
-    from pyarrow import dataset
-
     schema = common_schema(held)
-    found = [np.zeros(0, dtype=bool)]
-    for columns, rows in parts:
-        table = _table_as(schema, columns, rows)
-        try:
-            hits = dataset.dataset(table).to_table(columns={"hit": expression})["hit"]
-            found.append(hits.cast(pa.bool_()).fill_null(False).to_numpy())
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise InvalidArgument(
-                "filter",
-                expected=f"a pyarrow.compute expression over the columns {schema.names}, true or false",
-                got=str(error).splitlines()[0],
-                remedy='For example: pyarrow.compute.field("year") > 2020.',
-            ) from None
+    try:
+        found = [np.zeros(0, dtype=bool)]
+        named = _named(expression, schema)
+        for columns, rows in parts:
+            for table in _tables_as(named, columns, rows):
+                hits = _scanner(table, expression).to_table()["hit"]
+                found.append(hits.cast(pa.bool_()).fill_null(False).to_numpy())
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, IndexFormatError):
+            raise
+        raise InvalidArgument(
+            "filter",
+            expected=f"a pyarrow.compute expression over the columns {schema.names}, true or false",
+            got=str(error).splitlines()[0],
+            remedy='For example: pyarrow.compute.field("year") > 2020.',
+        ) from None
     return np.concatenate(found)
 
 
-def _table_as(schema: Any, columns: Columns | None, rows: int) -> Any:
-    """All rows in another schema; what they have no value for is null."""
+def _named(expression: Any, schema: Any) -> Any:
+    """The part of a schema that an expression names: it does not fit one that lacks any of it."""
     pa = _pyarrow()
-    table = None if columns is None else columns.table()
-    arrays = [
-        pa.nulls(rows, field.type)
-        if table is None or field.name not in table.column_names
-        else table[field.name].cast(field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+
+    def fits(names: Sequence[str]) -> bool:
+        try:
+            _scanner(pa.schema([schema.field(name) for name in names]).empty_table(), expression)
+        except (pa.ArrowException, KeyError):
+            return False
+        return True
+
+    def named(among: list[str]) -> list[str]:
+        if not among or fits([name for name in schema.names if name not in set(among)]):
+            return []
+        half = len(among) // 2
+        return among if len(among) == 1 else named(among[:half]) + named(among[half:])
+
+    _scanner(schema.empty_table(), expression)  # raises where it fits none
+    # A table without columns has no rows: one column at least.
+    return pa.schema([schema.field(name) for name in named(schema.names) or schema.names[:1]])
+
+
+def _scanner(table: Any, expression: Any) -> Any:
+    from pyarrow import dataset
+
+    return dataset.dataset(table).scanner(columns={"hit": expression}, use_threads=False)
+
+
+def _tables_as(schema: Any, columns: Columns | None, rows: int) -> Iterator[Any]:
+    """All rows in another schema, as `Columns.tables` gives them; what they have no value for is null."""
+    pa = _pyarrow()
+    names = [] if columns is None else [n for n in schema.names if n in columns.schema.names]
+    if columns is None or not names:
+        for first in range(0, rows, NULLS_AT_A_TIME):
+            count = min(NULLS_AT_A_TIME, rows - first)
+            nulls = [pa.nulls(count, field.type) for field in schema]
+            yield pa.Table.from_arrays(nulls, schema=schema)
+        return
+    for table in columns.tables(names):
+        arrays = [
+            columns._guarded(lambda field=field, table=table: table[field.name].cast(field.type))
+            if field.name in names
+            else pa.nulls(table.num_rows, field.type)
+            for field in schema
+        ]
+        yield pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _decoded_bytes(array: Any) -> int:
+    """At most so many bytes has an Arrow array once its dictionaries are decoded."""
+    pa = _pyarrow()
+    from pyarrow import compute
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        longest = compute.max(compute.binary_length(array.dictionary)).as_py() or 0
+        return len(array) * (int(longest) + 8)
+    if pa.types.is_struct(kind):
+        return sum(_decoded_bytes(part) for part in array.flatten())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return 8 * len(array) + _decoded_bytes(array.flatten())
+    return int(array.nbytes)
 
 
 def common_schema(parts: Sequence[Columns]) -> Any:

@@ -10,6 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
@@ -29,9 +30,11 @@ from engine.index.manifest import (
     StoredFile,
     StoredSegment,
     dtype_name,
+    opened,
     parse_manifest,
     read_manifest,
 )
+from engine.index.mapping import map_array
 from engine.index.segment import NO_ROWS, Rows, Segment
 from engine.strings import Strings
 
@@ -96,19 +99,22 @@ def map_file(directory: Path, stored: StoredFile) -> Array:
     file = directory / stored.file
     dtype = NUMPY_DTYPES[stored.dtype]
     try:
-        size = file.stat().st_size
-        if size != stored.bytes:
-            raise IndexFormatError(
-                f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
-                "Restore the file, or build the index again."
-            )
-        if size < MAPPED_BYTES:  # a mapping costs a page and a descriptor
-            return np.fromfile(file, dtype).reshape(stored.shape)
-        # Copy-on-write: torch wants writable memory, and nothing written to it may reach the file.
-        return np.memmap(file, dtype, mode="c", shape=stored.shape)
+        with opened(file) as (descriptor, size):
+            if size != stored.bytes:
+                raise IndexFormatError(
+                    f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
+                    "Restore the file, or build the index again."
+                )
+            if size < MAPPED_BYTES:  # a mapping takes a page, and the system allows 65,530 of them
+                return np.frombuffer(bytearray(os.read(descriptor, size)), dtype).reshape(
+                    stored.shape
+                )
+            return map_array(descriptor, dtype, stored.shape)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
+        if isinstance(error, IndexFormatError):
+            raise
         raise IndexFormatError(f"{file}: a readable file expected, got {error}.") from None
 
 
@@ -223,6 +229,14 @@ def blocks_of(array: Array, rows: Rows | None = None) -> Iterator[memoryview]:
         piece = slice(first, first + step)
         taken = array[piece] if rows is None else array[rows[piece]]
         yield np.ascontiguousarray(taken).reshape(-1).view(np.uint8).data
+
+
+def digest_of(array: Array) -> str:
+    """The SHA-256 of the bytes of the array."""
+    digest = sha256()
+    for block in blocks_of(array):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def contents(segment: Segment) -> dict[str, Array]:

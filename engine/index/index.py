@@ -1,7 +1,8 @@
 """`Index`: the vectors, ids and metadata of all items, in memory and as a directory. NumPy only.
 
-An index is a list of segments, and a value: `append`, `without` and `compact` return a new one, so a search that
-has begun keeps what it saw. Rows are those of its segments, one after the other; they count deleted items too.
+An index is a list of segments, and a value: `append`, `without`, `compact` and `save` return a new one, so a search
+that has begun keeps what it saw. Rows are those of its segments, one after the other; they count deleted items too,
+until a change or a save lets go of many. Items keep their order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ from engine.index.manifest import (
     Quantization,
     dtype_name,
 )
-from engine.index.segment import Rows, Segment, join_ids
+from engine.index.segment import NO_ROWS, Rows, Segment, join_ids
 from engine.strings import Strings
 
 
@@ -146,7 +147,7 @@ class Index:
                 argument,
                 expected=f"ids that the index holds ({len(self):,} {kind})",
                 got=repr(wanted[int((rows < 0).argmax())]),
-                remedy="Look the id up in `retriever.index.ids`, or add the item first.",
+                remedy="Add the item first; `index.find([id])` says -1 where there is none.",
             )
         return rows
 
@@ -178,6 +179,20 @@ class Index:
     def holds_strings(self) -> bool | None:
         """Whether ids are strings; None while there are no items."""
         return isinstance(self.segments[0].ids, Strings) if len(self) else None
+
+    def rows_shared(self, other: "Index") -> int:
+        """How many first rows of both are in the same segments, so are the same for sure."""
+        shared = 0
+        for mine, theirs in zip(self.segments, other.segments, strict=False):
+            if mine.fine is not theirs.fine or mine.coarse is not theirs.coarse:
+                break
+            shared += len(mine)
+        return shared
+
+    def rank_of(self, rows: Rows) -> Rows:
+        """How many items come before each of these rows: what saving never changes, though rows move."""
+        deleted = [s.deleted + start for s, start in zip(self.segments, self._starts, strict=False)]
+        return rows - np.searchsorted(np.concatenate([NO_ROWS, *deleted]), rows)
 
     @cached_property
     def _count(self) -> int:

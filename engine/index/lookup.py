@@ -34,6 +34,28 @@ class Lookup:
         order = np.argsort(keys[rows], kind="stable")
         return cls(keys[rows][order], rows[order])
 
+    @classmethod
+    def joined(
+        cls, parts: "Sequence[tuple[Lookup, NDArray[np.int64]]]", ids: Ids, *, all_live: bool
+    ) -> "Lookup":
+        """Of several segments as one, without making the keys of strings anew.
+
+        Args:
+            parts: of each, its lookup, and what row each of its rows has become, -1 where none is found any more.
+            ids: those of all rows.
+            all_live: whether every one of them is found.
+        """
+        if isinstance(ids, np.ndarray) and all_live and (ids[1:] > ids[:-1]).all():
+            return cls(ids, None)
+        found = [
+            (part.keys, became[part._rows_at(np.arange(len(part.keys)), len(became))])
+            for part, became in parts
+        ]
+        keys, rows = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        order = np.argsort(keys, kind="stable")
+        order = order[rows[order] >= 0]
+        return cls(keys[order], rows[order])
+
     def find(self, ids: Ids, wanted: Sequence[Id], keys: Keys) -> NDArray[np.int64]:
         """The row of `ids` that holds each of `wanted`, whose keys are `keys`; -1 where none does."""
         found = np.full(len(keys), -1, dtype=np.int64)

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +22,9 @@ from engine.errors import IndexFormatError
 
 FORMAT, VERSION = "hivlp-index", 2
 MANIFEST = "manifest.json"
+LONGEST = (
+    1 << 25
+)  # bytes: some 20,000 segments, of which an index that is written here has less than a thousand
 FILE_NAME = re.compile(r"[a-z_]+-[0-9a-f]{12}\.(bin|parquet)")
 
 Array: TypeAlias = NDArray[Any]
@@ -181,7 +186,7 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
     """What `manifest.json` says, checked against itself, and its checksum; else IndexFormatError."""
     file = directory / MANIFEST
     try:
-        text = file.read_bytes()
+        text = _text_of(file)
     except (FileNotFoundError, NotADirectoryError):
         raise IndexFormatError(
             f"{directory}: a directory with a {MANIFEST} expected, found none. "
@@ -223,6 +228,29 @@ def parse_manifest(file: Path, text: bytes) -> tuple[Manifest, str]:
             f"{file}: a whole manifest expected, got {error!r}. Restore it, or build the index again."
         ) from None
     return manifest, checksum
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[tuple[int, int]]:
+    """The descriptor and the length of a file of an index; OSError for what is no file.
+
+    An index may be a stranger's: a link could lead anywhere, and to open a pipe is to wait for its other end.
+    """
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"something else than a file ({stat.filemode(found.st_mode)})")
+        yield descriptor, found.st_size
+    finally:
+        os.close(descriptor)
+
+
+def _text_of(file: Path) -> bytes:
+    with opened(file) as (descriptor, size):
+        if size > LONGEST:
+            raise OSError(f"{size:,} bytes, more than the {LONGEST:,} that a manifest may have")
+        return os.read(descriptor, LONGEST)
 
 
 def _parsed(body: Mapping[str, Any]) -> Manifest:

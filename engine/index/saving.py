@@ -3,18 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from engine.errors import IndexChanged, IndexFormatError, InvalidArgument
 from engine.index import directory as files
 from engine.index import disk
-from engine.index.changes import compacted
-from engine.index.directory import Draft, blocks_of
+from engine.index.directory import Draft, digest_of
 from engine.index.lock import LOCK, WriterLock, writing
 from engine.index.manifest import (
     MANIFEST,
@@ -22,9 +17,9 @@ from engine.index.manifest import (
     Manifest,
     StoredFile,
     StoredSegment,
-    dtype_name,
     read_manifest,
 )
+from engine.index.merging import grouped, write_group, write_merged
 from engine.index.segment import Segment
 
 if TYPE_CHECKING:
@@ -70,7 +65,8 @@ def save(
         return index
 
     def write(draft: Draft) -> list[StoredSegment]:
-        return [draft.write_segment(s, s.files if here else {}) for s in index.segments]
+        groups = grouped(index.segments)
+        return [stored for group in groups for stored in write_group(draft, group, here=here)]
 
     return _published(index, directory, lock, write, overwrite)
 
@@ -81,7 +77,7 @@ def compact(index: "Index", lock: WriterLock | None) -> "Index":
         return save(index, None, lock)
 
     def write(draft: Draft) -> list[StoredSegment]:
-        return [_write_compacted(draft, index)] if len(index) else []
+        return [write_merged(draft, index.segments, dropping=True)] if len(index) else []
 
     return _published(index, place_of(index), lock, write)
 
@@ -133,7 +129,7 @@ def _published(
 def _kept_reduction(index: "Index", draft: Draft) -> StoredFile | None:
     """The file of the reduction, if it holds the one that `index` has now."""
     kept = index.published[0].reduction if index.published else None
-    if kept is None or index.reduction is None or kept.sha256 != _digest(index.reduction):
+    if kept is None or index.reduction is None or kept.sha256 != digest_of(index.reduction):
         return None
     return draft.still_there(kept)
 
@@ -148,24 +144,6 @@ def _check_free(directory: Path) -> None:
             got=f"{directory}, which holds another index of {held:,} items",
             remedy="Choose another path, open that index and add to it, or replace it: overwrite=True.",
         )
-
-
-def _write_compacted(draft: Draft, index: "Index") -> StoredSegment:
-    """All live rows as one segment: the vectors piece by piece, the rest in memory."""
-    thin = [replace(s, coarse=s.coarse[:, :0], fine=s.fine[:, :0]) for s in index.segments]
-    rest = files.contents(compacted(thin))
-    stored = {}
-    for name, array in rest.items():
-        if name in ("coarse", "fine"):
-            whole = getattr(index.segments[0], name)
-            pieces = chain.from_iterable(
-                blocks_of(getattr(s, name), np.flatnonzero(s.live())) for s in index.segments
-            )
-            shape = (len(array), whole.shape[1])
-            stored[name] = draft.write(name, dtype_name(whole), shape, pieces)
-        else:
-            stored[name] = draft.write_array(name, array)
-    return StoredSegment(len(index), stored)
 
 
 @contextlib.contextmanager
@@ -202,16 +180,9 @@ def verify(index: "Index") -> None:
 
 
 def _verify_file(directory: Path, stored: StoredFile, array: Array) -> None:
-    digest = _digest(array)
+    digest = digest_of(array)
     if digest != stored.sha256:
         raise IndexFormatError(
             f"{directory / stored.file}: sha256 {stored.sha256} expected, got {digest}. "
             "The file is damaged: restore it, or build the index again."
         )
-
-
-def _digest(array: Array) -> str:
-    digest = sha256()
-    for block in blocks_of(array):
-        digest.update(block)
-    return digest.hexdigest()

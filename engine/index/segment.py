@@ -88,21 +88,35 @@ class Segment:
         )
 
 
-def join(parts: Sequence[Segment]) -> Segment:
-    """Segments as one, in memory, with the same rows, deleted ones included."""
-    starts = np.cumsum([0, *map(len, parts)])
-    live = np.flatnonzero(np.concatenate([part.live() for part in parts]))
+def join(parts: Sequence[Segment], *, dropping: bool = False) -> Segment:
+    """Segments as one, in memory; with the same rows, deleted ones included, or `dropping` these."""
+    live = [part.live() for part in parts]
+    kept = live if dropping else [np.ones(len(part), dtype=bool) for part in parts]
+    starts = np.cumsum([0, *(int(here.sum()) for here in kept)])
+    became = [
+        np.where(found, start + np.cumsum(here) - 1, -1)
+        for found, here, start in zip(live, kept, starts, strict=False)
+    ]
+    ids = join_ids([_chosen(part.ids, here) for part, here in zip(parts, kept, strict=True)])
     deleted = [part.deleted + start for part, start in zip(parts, starts, strict=False)]
-    ids = join_ids([part.ids for part in parts])
-    everything = len(live) == starts[-1]
+    lookups = [(part.lookup, rows) for part, rows in zip(parts, became, strict=True)]
     return Segment(
-        coarse=np.concatenate([part.coarse for part in parts]),
-        fine=np.concatenate([part.fine for part in parts]),
+        coarse=np.concatenate([part.coarse[here] for part, here in zip(parts, kept, strict=True)]),
+        fine=np.concatenate([part.fine[here] for part, here in zip(parts, kept, strict=True)]),
         ids=ids,
-        lookup=Lookup.of(ids, None if everything else live),
-        metadata=joined_columns([(part.metadata, len(part)) for part in parts]),
-        deleted=np.concatenate(deleted),
+        lookup=Lookup.joined(lookups, ids, all_live=dropping or not any(map(len, deleted))),
+        metadata=joined_columns(
+            [(part.metadata, here) for part, here in zip(parts, kept, strict=True)]
+        ),
+        deleted=NO_ROWS if dropping else np.concatenate(deleted),
     )
+
+
+def _chosen(ids: Ids, kept: NDArray[np.bool_]) -> Ids:
+    rows = np.flatnonzero(kept)
+    if len(rows) == len(kept):
+        return ids
+    return ids.take(rows) if isinstance(ids, Strings) else ids[rows]
 
 
 def join_ids(parts: Sequence[Ids]) -> Ids:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engine.embeddings import Embeddings
-from engine.errors import InvalidArgument
+from engine.errors import InvalidArgument, storing
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.plan import FineTier, pick_tier, vector_bytes
 from engine.resident import as_array
@@ -140,7 +140,8 @@ class Collection:
         """Take the writer lock, unless held; IndexChanged if somebody has published in between."""
         if self._writer is None:
             assert index.path is not None  # callers look
-            lock = WriterLock.take(index.path)
+            with storing(index.path):
+                lock = WriterLock.take(index.path)
             try:
                 index.check_current()
             except BaseException:

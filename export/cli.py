@@ -3,7 +3,6 @@
 0 done · 2 usage or bad input · 3 parity failed, files kept · 4 no TensorRT for the hardware, ONNX written
 """
 
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -13,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engine.command_line import Command, run_command, say
+from engine.json_values import to_json
+
 if TYPE_CHECKING:
     from engine.encoders.manifest import Manifest
 
-BAD_INPUT, PARITY_FAILED, NO_TENSORRT = 2, 3, 4
+PARITY_FAILED, NO_TENSORRT = 3, 4
 TIMING_CACHE = Path("~/.cache/hivlp-engine/tensorrt.timings")
 
 Checkpoint = Annotated[
@@ -59,24 +61,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def command(function: Callable[..., None]) -> typer.Typer:
     """An app of one command."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(function)
+    app.command(cls=Command)(function)
     return app
 
 
 def main(app: typer.Typer) -> None:
-    """Run a command; what the user got wrong is one line on stderr and exit code 2, never a traceback."""
-    from engine.errors import EngineError
-
-    try:
-        app()
-    except EngineError as error:
-        say("error:", error)
-        sys.exit(BAD_INPUT)
-
-
-def say(*words: object) -> None:
-    """One line on stderr."""
-    print(" ".join(" ".join(map(str, words)).split()), file=sys.stderr)
+    """Run a command; `engine.command_line` says how it ends."""
+    run_command(lambda: app)
 
 
 def run(
@@ -130,7 +121,7 @@ def run(
     if triton_repo is not None:
         write_repository(output, manifest, triton_repo, name)
     report = _report(output, manifest, triton_repo)
-    typer.echo(json.dumps(report) if as_json else _text(report))
+    typer.echo(to_json(report) if as_json else _text(report))
     if not manifest.parity["passed"]:
         say("parity failed:", manifest.parity["lost_at"], "-", *manifest.parity["failures"][:3])
         sys.exit(PARITY_FAILED)

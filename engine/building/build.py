@@ -27,7 +27,7 @@ from engine.building.sources import (
 )
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
-from engine.checks import check_count, check_one_of
+from engine.checks import check_count, check_list, check_one_of, check_path
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, open_encoder
 from engine.errors import DatasetError, IndexFormatError, InvalidArgument
@@ -69,6 +69,9 @@ def build_index(
     Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
     """
+    output = check_path("output", output)
+    listed = check_list("paths", paths, expected="a list of paths")
+    paths = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
     known = _existing(output)
     _check_coarse_dtype(coarse_dtype, known)
     opened = [surveyed(source) for source in open_sources(paths)]

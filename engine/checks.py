@@ -43,15 +43,14 @@ def check_list(name: str, value: Any, *, expected: str, ordered: bool = True) ->
     One thing where a list is wanted is refused, as text would be taken apart into letters; so are a mapping, and
     what can be read only once. A set too, where entries belong to those of another list.
     """
-    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+    one = isinstance(value, str | bytes | bytearray | memoryview)
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist") and not one:
         return list(value.tolist())  # NumPy, torch, pandas
     for convert in ("to_pylist", "to_list"):  # pyarrow, polars
         if hasattr(value, convert) and hasattr(value, "__len__"):
             return list(getattr(value, convert)())
-    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
-    if hasattr(value, "ndim") or isinstance(value, memoryview):
-        listed = False
-    if listed or (isinstance(value, Set) and not ordered):
+    listed = isinstance(value, Sequence) or (isinstance(value, Set) and not ordered)
+    if listed and not one and not hasattr(value, "ndim"):
         return list(value)
     raise InvalidArgument(
         name,

@@ -106,6 +106,10 @@ def measured(
         started = time.perf_counter()
         search(number)
         seconds = time.perf_counter() - started
-        recall = 1.0 if number is None else 1 - float(losses(ranks, number).mean())
+        recall = (
+            1.0
+            if number is None
+            else 1 - float(losses(ranks, min(number, 1 + int(ranks.max()))).mean())
+        )
         rows.append((number, recall, 1e3 * seconds))
     return Curve(k, count, items, tuple(rows))

@@ -18,7 +18,9 @@ def json_value(value: Any) -> Any:
     NaN and infinities, which JSON has not: null. Dates and times: ISO 8601. Time spans: seconds. Bytes: base64.
     Arrays: lists. Decimals, UUIDs and all else: text.
     """
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return str(value)  # of NumPy's strings, too
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None

@@ -30,7 +30,7 @@ from engine.building.vectors import VectorFile, normalized
 from engine.checks import check_count, check_list, check_one_of, check_path
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, open_encoder
-from engine.errors import DatasetError, IndexFormatError, InvalidArgument
+from engine.errors import DatasetError, IndexFormatError, InvalidArgument, storing
 from engine.index import Id, Index
 from engine.progress import progress
 from engine.reduction import SETTLED
@@ -80,7 +80,8 @@ def build_index(
     segment = check_count("segment", segment)
     build = _Build(opened, output, known, encoder, normalize, coarse_dtype, segment)
     try:
-        return build.run()
+        with storing(output):
+            return build.run()
     finally:
         build.close()
 

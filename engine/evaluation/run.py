@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.checks import check_count, check_list
+from engine.checks import check_list
 from engine.device import pick_device
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
@@ -124,7 +124,7 @@ def check_request(
     """Raise InvalidArgument, naming it, for what cannot be measured on so many pictures and dims."""
     for name, values, at_most in (("candidates", candidates, None), ("dims", dims, fine_dim)):
         for value in check_list(name, values, expected="a list of integers", ordered=False):
-            if check_count(name, value) < 1 or (at_most is not None and value > at_most):
+            if not isinstance(value, int) or value < 1 or (at_most is not None and value > at_most):
                 limit = "" if at_most is None else f" and at most {at_most}, the fine vectors' own"
                 raise InvalidArgument(
                     name,

@@ -101,6 +101,10 @@ MISTAKES: dict[str, tuple[Callable[[engine.Retriever], Any], str]] = {
         lambda r: r.add(embeddings=X[:2], ids=["x", "y"], metadata=[None, 5]),  # type: ignore[list-item]
         r"metadata\[1\]: expected a mapping from names to values, or None, got int 5",
     ),
+    "metadata of half a character": (
+        lambda r: r.add(embeddings=X[:1], ids=["x"], metadata=[{"\ud83d": 1}]),
+        "metadata: expected values of one type .* got a name that UTF-8 cannot hold",
+    ),
     "warmup": (lambda r: r.warmup(8), "batch_sizes: expected a list of batch sizes, got int 8"),  # type: ignore[arg-type]
     "warmup text": (lambda r: r.warmup("8"), "batch_sizes: expected a list"),  # type: ignore[arg-type]
     "evaluate": (

@@ -18,6 +18,7 @@ import typer
 
 import engine
 from engine.__main__ import main
+from engine.building import build_index
 from engine.command_line import Command, one_line, run_command
 from tests.conftest import PICTURES, ROOT
 from tests.engine.test_cli import assert_refused, run, run_json
@@ -219,6 +220,10 @@ def test_errors_of_the_system_are_typed(tmp_path: Path) -> None:
     assert isinstance(found.value.__cause__, NotADirectoryError)
     with pytest.raises(engine.StorageError, match="Choose a shorter name"):
         r.save(tmp_path / ("x" * 300))
+    np.save(tmp_path / "a.npy", np.eye(8, dtype=np.float32))
+    with pytest.raises(engine.StorageError) as found:
+        build_index([tmp_path / "a.npy"], file / "x")
+    assert isinstance(found.value, OSError)
     assert len(r) == 8
     r.save(tmp_path / "index")
     assert len(engine.Index.open(tmp_path / "index")) == 8

@@ -19,6 +19,8 @@ from typer.core import TyperCommand, TyperGroup
 BAD_INPUT, NO_MEMORY, STOPPED = 2, 1, 130
 # Of torch's allocators, on a CPU and on a GPU; NumPy's raise MemoryError.
 _NO_MEMORY = ("can't allocate memory", "out of memory")
+# Of torch.save and of safetensors, which raise no OSError.
+_NOT_WRITTEN = ("iostream error", "PytorchStreamWriter failed", "(os error ")
 # What moves a terminal's cursor, hides or reorders text, or cannot be encoded.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -55,10 +57,13 @@ def run_command(load: Callable[[], Callable[[], Any]]) -> None:
         _end(BAD_INPUT, str(error))
     except MemoryError as error:
         _end(NO_MEMORY, f"out of memory. {error}")
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _NO_MEMORY):
+    except (RuntimeError, *_safetensors_errors()) as error:
+        said = f"{error} {error.__context__ or ''}"
+        if any(sign in said for sign in _NO_MEMORY):
+            _end(NO_MEMORY, str(error))
+        if not any(sign in said for sign in _NOT_WRITTEN):
             raise
-        _end(NO_MEMORY, str(error))
+        _end(BAD_INPUT, f"a file could not be read or written: {error}. Is the disk full?")
     except BrokenPipeError:
         _let_go(sys.stdout)
         sys.exit(NO_MEMORY)
@@ -67,6 +72,12 @@ def run_command(load: Callable[[], Callable[[], Any]]) -> None:
     except KeyboardInterrupt:
         say("stopped")
         sys.exit(STOPPED)
+
+
+def _safetensors_errors() -> tuple[type[Exception], ...]:
+    """Its own, if anybody has imported it."""
+    module = sys.modules.get("safetensors")
+    return () if module is None else (module.SafetensorError,)
 
 
 def say(*words: object) -> None:

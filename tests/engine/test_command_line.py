@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from safetensors.torch import save_file
 
 import engine
 from engine.__main__ import main
@@ -71,6 +72,26 @@ def test_the_last_line(
     capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str, early: bool
 ) -> None:
     assert ended(capsys, error, early=early) == (code, line)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("write", [save_file, torch.save], ids=["safetensors", "torch"])
+def test_a_full_disk_under_other_libraries(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, write: Any
+) -> None:
+    """Which say so in their own ways."""
+    disk = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(disk, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(Exception, match=r"No space left|unexpected pos") as full:
+            write({"a": torch.zeros(1 << 16)}, tmp_path / "a")
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+    code, line = ended(capsys, full.value)
+    assert code == 2
+    assert line.startswith("error: a file could not be read or written: ")
+    assert line.endswith("Is the disk full?\n")
 
 
 def test_a_fault_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InvalidArgument,
         MissingPackage,
         RuntimeUnavailable,
+        StorageError,
         TrainingError,
         UnknownId,
     )
@@ -62,6 +63,7 @@ _ROOMS = {
             "InvalidArgument",
             "MissingPackage",
             "RuntimeUnavailable",
+            "StorageError",
             "ImageError",
             "TrainingError",
             "UnknownId",
@@ -91,6 +93,7 @@ __all__ = [
     "Retriever",
     "RuntimeUnavailable",
     "SearchResult",
+    "StorageError",
     "Timings",
     "TrainingError",
     "UnknownId",

@@ -1,21 +1,22 @@
 """`python -m engine`."""
 
-import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
 
 
 def main() -> None:
-    """Run a command; what the user got wrong is one line on stderr and exit code 2, never a traceback."""
-    from engine.threads import wait_passively
+    """Run a command; `engine.command_line` says how it ends."""
+    from engine.command_line import run_command
 
-    wait_passively()  # before anything loads torch
+    run_command(_app)
+
+
+def _app() -> "typer.Typer":
     from engine.cli import app
-    from engine.errors import EngineError
 
-    try:
-        app()
-    except EngineError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+    return app
 
 
 if __name__ == "__main__":

@@ -79,21 +79,23 @@ def calibrated(
 def ranks_of(snapshot: Snapshot, queries: Embeddings, k: int, backend: str) -> Tensor:
     """Where the exact k best items of every query stand in the order of the coarse scores: int64 `[B, k]`, from 0.
 
-    -1 where there are fewer than k items.
+    -1 where there are fewer than k items; and no more columns than rows.
     """
+    rows = max(1, len(snapshot.coarse))
+    k = min(k, rows)
     assert queries.coarse is not None  # callers project with the coarse ones
     found = [torch.empty(0, k, dtype=torch.int64)]
     for start in range(0, len(queries), QUERIES_AT_A_TIME):
         block = slice(start, start + QUERIES_AT_A_TIME)
         coarse, fine = queries.coarse[block], queries.fine[block]
         exact = snapshot.fine.scan(fine, k, snapshot.live, backend).rows.cpu()
-        look = FIRST_LOOK
+        look = min(FIRST_LOOK, rows)
         while True:
             listed = snapshot.find_candidates(coarse, look, snapshot.live, backend).rows.cpu()
             places = _places(exact, listed)
-            if look >= len(snapshot.coarse) or bool((places >= 0)[exact >= 0].all()):
+            if look >= rows or bool((places >= 0)[exact >= 0].all()):
                 break
-            look *= 2
+            look = min(2 * look, rows)
         found.append(places)
     return torch.cat(found)
 

@@ -1,5 +1,9 @@
 """What arguments of several modules are refused for."""
 
+import math
+import operator
+from collections.abc import Sequence, Set
+from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidArgument
@@ -7,14 +11,18 @@ from engine.errors import InvalidArgument
 
 def check_count(name: str, value: Any) -> int:
     """An integer of at least 1."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except (TypeError, ValueError):  # an array of several
+        number = 0
+    if number < 1:
         raise InvalidArgument(
             name,
             expected="an integer of at least 1",
             got=repr(value),
             remedy="Give a positive count.",
         )
-    return int(value)
+    return number
 
 
 def check_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
@@ -36,3 +44,69 @@ def check_flag(name: str, value: Any) -> bool:
             name, expected="True or False", got=repr(value), remedy="Pass one of these."
         )
     return bool(value)
+
+
+def check_list(name: str, value: Any, *, expected: str, ordered: bool = True) -> list[Any]:
+    """The entries of what a caller gave as a list: a list, tuple, array, tensor or column `[N]`.
+
+    One thing where a list is wanted is refused, as text would be taken apart into letters; so are a mapping, and
+    what can be read only once. A set too, where entries belong to those of another list.
+    """
+    one = isinstance(value, str | bytes | bytearray | memoryview)
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist") and not one:
+        return list(value.tolist())  # NumPy, torch, pandas
+    for convert in ("to_pylist", "to_list"):  # pyarrow, polars
+        if hasattr(value, convert) and hasattr(value, "__len__"):
+            return list(getattr(value, convert)())
+    listed = isinstance(value, Sequence) or (isinstance(value, Set) and not ordered)
+    if listed and not one and not hasattr(value, "ndim"):
+        return list(value)
+    raise InvalidArgument(
+        name,
+        expected=expected,
+        got=described(value),
+        remedy="Put a single one in a list; make a list of anything else.",
+    )
+
+
+def described(value: Any) -> str:
+    """A value as errors show it: itself where it is short, else what it is."""
+    kind = type(value).__name__
+    if isinstance(value, str | bytes | int | float | None):
+        return f"{kind} {value!r:.80}"
+    shape = getattr(value, "shape", None)
+    return kind if shape is None else f"{kind} of shape {list(shape)}"
+
+
+def check_number(name: str, value: Any, *, expected: str = "one number", remedy: str) -> float:
+    """One real number that is no NaN; of an array or tensor too, where it holds no more than that."""
+    try:
+        number = math.nan if isinstance(value, str | bytes | bytearray) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if math.isnan(number):
+        raise InvalidArgument(name, expected=expected, got=described(value), remedy=remedy)
+    return number
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path, given as text or as one; "~" at its beginning is the user's home."""
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise InvalidArgument(
+            name,
+            expected="a path (str or pathlib.Path)",
+            got=described(value),
+            remedy="Name a file or folder.",
+        )
+    path = Path(value)
+    if path.parts[:1] != ("~",):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise InvalidArgument(
+            name,
+            expected="a path whose ~ is known",
+            got=repr(str(path)),
+            remedy="Set HOME, or write the path out.",
+        ) from None

@@ -1,13 +1,20 @@
 """The command line: `python -m engine COMMAND`. Data on stdout, talk and progress on stderr."""
 
-import json
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engine.command_line import BAD_INPUT, Commands, one_line, say
+from engine.json_values import to_json
+
+if TYPE_CHECKING:
+    from engine.result import Hit
+
 app = typer.Typer(
+    cls=Commands,
     help="Fast, exact-checked image-text retrieval.",
     no_args_is_help=True,
     add_completion=False,
@@ -72,9 +79,7 @@ def index(
             segment=save_every,
         )
     except KeyboardInterrupt:
-        typer.echo(
-            "stopped; what was saved stays, and the same command goes on from there", err=True
-        )
+        say("stopped; what was saved stays, and the same command goes on from there")
         raise typer.Exit(130) from None
     facts = _facts(report.index) | {
         "index": str(output),
@@ -85,7 +90,7 @@ def index(
         "metadata_left_out": report.lost,
     }
     for line in report.remarks():
-        typer.echo(line, err=True)
+        say(line)
     _print(facts, as_json, f"{report.indexed:,} items indexed in {output}")
 
 
@@ -114,9 +119,13 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the best pictures for sentences, pictures, or both."""
+    """Find the best pictures for sentences, pictures, or both.
+
+    What cannot be searched for is named on stderr and the others are answered; the exit code is 2 then.
+    """
     from engine.errors import InvalidArgument
     from engine.retriever import Retriever
+    from engine.texts import named_by
 
     queries = [*(texts or []), *(image or [])]
     if not queries:
@@ -126,15 +135,35 @@ def search(
             got="neither",
             remedy='For example: python -m engine search INDEX "a red car".',
         )
+    for text in texts or []:
+        if named := named_by(text):
+            raise InvalidArgument(
+                "TEXTS",
+                expected="words",
+                got=f"{named}, {text!r:.200}",
+                remedy=f"For what a picture shows: --image {text:.200}.",
+            )
     retriever = Retriever(index, checkpoint, candidates=candidates)
-    result = retriever.search(queries, k, mode=mode, filter=where, duplicates=duplicates)
+    result = retriever.search(
+        queries, k, mode=mode, filter=where, duplicates=duplicates, on_error="report"
+    )
+    failed = [error for error in result.errors if error is not None]
+    if len(failed) == len(queries):
+        raise failed[0]
     timings = {name: round(1e3 * seconds, 3) for name, seconds in vars(result.timings).items()}
-    answers, lines = [], []
-    for query, hits in zip(queries, result.to_list(), strict=True):
-        answers.append({"query": str(query), "hits": hits})
-        lines.append(str(query))
-        lines += [f"  {hit['score']:7.4f}  {hit['id']}{_caption(hit)}" for hit in hits]
+    answers: list[dict[str, Any]] = []
+    lines = []
+    for query, error, hits in zip(queries, result.errors, result, strict=True):
+        answers.append({"query": str(query), "hits": [hit._asdict() for hit in hits]})
+        lines.append(one_line(query))
+        if error is not None:
+            say("error:", error)
+            answers[-1]["error"] = str(error)
+        elif not as_json:
+            lines += map(_listed, hits)
     _print({"answers": answers, "milliseconds": timings}, as_json, "\n".join(lines))
+    if failed:
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command()
@@ -213,7 +242,7 @@ def evaluate(
     facts, report = request.measure()
     write_outputs(facts, report, output or [])
     for line in facts["skipped"]:
-        typer.echo(f"left out: {line}", err=True)
+        say("left out:", line)
     left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
     _print(facts, as_json, f"{report.title}{left_out}\n\n{report.to_markdown()}")
 
@@ -392,14 +421,12 @@ def train(
     try:
         facts = Request.of(given).run()
     except KeyboardInterrupt as stopped:
-        typer.echo(
-            f"{stopped or 'stopped'}; the same command with --resume goes on from there", err=True
-        )
+        say(f"{stopped or 'stopped'}; the same command with --resume goes on from there")
         raise typer.Exit(130) from None
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun the first process speaks for all
     for line in facts["skipped"]:
-        typer.echo(f"left out: {line}", err=True)
+        say("left out:", line)
     left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
     text = f"{facts['pictures']:,} pictures seen{left_out}; checkpoint written to {output}"
     _print(facts, as_json, text)
@@ -451,10 +478,16 @@ def _facts(index: Any) -> dict[str, Any]:
     } | (vars(quantization) if quantization else {})
 
 
-def _caption(hit: dict[str, Any]) -> str:
-    captions = (hit["metadata"] or {}).get("captions")
-    return f"  {captions[0]}" if captions else ""
+def _listed(hit: "Hit") -> str:
+    """One line of a hit: score, id, and the first caption, whatever kind of value that is."""
+    captions = (hit.metadata or {}).get("captions")
+    first = captions[0] if isinstance(captions, list) and captions else captions
+    said = "" if first is None or first == [] else f"  {one_line(first)}"
+    return f"  {hit.score:7.4f}  {one_line(hit.id)}{said}"
 
 
 def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else text)
+    if as_json:
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        text = to_json(facts, ascii_only=encoding.lower().replace("-", "") != "utf8")
+    typer.echo(text)

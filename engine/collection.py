@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.embeddings import Embeddings
-from engine.errors import InvalidArgument
+from engine.errors import InvalidArgument, storing
 from engine.forks import forkable_lock, tell_after_fork
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.plan import FineTier, pick_tier, vector_bytes
@@ -137,7 +137,8 @@ class Collection:
         assert index.path is not None  # callers look
         if self._writer is not None and self._writer.is_of(index.path):
             return
-        lock = WriterLock.take(index.path)
+        with storing(index.path):
+            lock = WriterLock.take(index.path)
         try:
             index.check_current()
         except BaseException:

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from engine.calibration import losses
+from engine.checks import check_count, check_list
 from engine.errors import InvalidArgument, MissingPackage
 
 
@@ -66,31 +68,48 @@ class Curve:
         figure.savefig(file, dpi=150)
 
 
+def check_candidates(candidates: Any, k: int) -> list[int]:
+    """The numbers of candidates to try, ascending; those below k are left out."""
+    asked = check_list(
+        "candidates", candidates, expected="a list of numbers of candidates", ordered=False
+    )
+    numbers = {check_count("candidates", number) for number in asked}
+    kept = sorted(number for number in numbers if number >= k)
+    if not kept:
+        raise InvalidArgument(
+            "candidates",
+            expected=f"some number of at least k ({k})",
+            got=repr(asked),
+            remedy="Add one, or ask for fewer results.",
+        )
+    return kept
+
+
 def measured(
-    search: Callable[[int | None], object], ranks: Tensor, items: int, candidates: Sequence[int]
+    search: Callable[[int | None], object],
+    ranks: Tensor,
+    k: int,
+    items: int,
+    kept: Sequence[int],
 ) -> Curve:
     """The curve of an index of `items` items.
 
     Args:
         search: finds everything with so many candidates, None = exactly; called twice, the second time timed.
         ranks: `[B, k]`, as `engine.calibration.ranks_of` finds them.
-        candidates: those below k are left out.
+        kept: numbers of candidates, as `check_candidates` has them.
     """
-    count, k = ranks.shape
-    kept = sorted({int(number) for number in candidates if number >= k})
-    if not kept:
-        raise InvalidArgument(
-            "candidates",
-            expected=f"some number of at least k ({k})",
-            got=repr(list(candidates)),
-            remedy="Add one, or ask for fewer results.",
-        )
+    count = len(ranks)
     rows: list[tuple[int | None, float, float]] = []
     for number in (*kept, None):
         search(number)
         started = time.perf_counter()
         search(number)
         seconds = time.perf_counter() - started
-        recall = 1.0 if number is None else 1 - float(losses(ranks, number).mean())
+        recall = (
+            1.0
+            if number is None
+            else 1 - float(losses(ranks, min(number, 1 + int(ranks.max()))).mean())
+        )
         rows.append((number, recall, 1e3 * seconds))
     return Curve(k, count, items, tuple(rows))

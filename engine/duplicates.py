@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from engine.errors import InvalidArgument
 from kernels import TopK
 
+BLOCK = 4096  # hits compared at a time
+
 
 def check_threshold(threshold: Any) -> float:
     """A cosine above 0 and at most 1, beyond which two items count as the same."""
@@ -34,20 +36,30 @@ def without_duplicates(best: TopK, parts: Sequence[Tensor], k: int, threshold: f
         best: scores and rows `[B, C]`, best first, -1 where there is none.
         parts: tensors `[n, D]` that hold the fine vectors of all rows between them.
 
-    Memory: C x D and C x C floats, one query at a time.
+    Memory, one query at a time: the vectors of the hits taken, and BLOCK x D and BLOCK x (BLOCK + k) floats.
     """
     scores = best.scores.new_full((len(best.rows), k), -torch.inf)
     rows = best.rows.new_full((len(best.rows), k), -1)
     for query, found in enumerate(best.rows):
         hits = found[found >= 0]
-        vectors = F.normalize(vectors_at(parts, hits.cpu()), dim=1)
-        alike = (vectors @ vectors.T > threshold).numpy()
         taken: list[int] = []
-        for place in range(len(hits)):
+        before: list[Tensor] = []  # the vectors of those taken in earlier blocks
+        for first in range(0, len(hits), BLOCK):
+            vectors = F.normalize(vectors_at(parts, hits[first : first + BLOCK].cpu()), dim=1)
+            alike = (vectors @ vectors.T > threshold).numpy()
+            shut = torch.zeros(len(vectors), dtype=torch.bool)
+            for part in before:
+                shut |= (vectors @ part.T > threshold).any(dim=1)
+            here: list[int] = []
+            for place in (~shut).nonzero()[:, 0].tolist():
+                if len(taken) + len(here) == k:
+                    break
+                if not alike[place, here].any():
+                    here.append(place)
+            taken += [first + place for place in here]
             if len(taken) == k:
                 break
-            if not alike[place, taken].any():
-                taken.append(place)
+            before.append(vectors[here])
         rows[query, : len(taken)] = hits[taken]
         scores[query, : len(taken)] = best.scores[query, taken]
     return TopK(scores, rows)

@@ -11,6 +11,7 @@
     ├── IndexFormatError (ValueError)      an index directory that is missing, damaged or of a newer format
     ├── IndexLocked      (RuntimeError)    another writer has the index open; the message says who
     ├── IndexChanged     (RuntimeError)    another writer has published since this index was opened
+    ├── StorageError     (OSError)         the system would not read or write: a full disk, no permission
     ├── ImageError       (ValueError)      an image that cannot be read
     ├── DatasetError     (ValueError)      a folder of pictures or a captions file that cannot be used
     └── TrainingError    (RuntimeError)    a training run that went wrong: its loss is no number
@@ -18,6 +19,10 @@
 Each message names the argument or file, what was expected, what came, and what to do. An operation that raises
 has changed nothing.
 """
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
 
@@ -33,6 +38,7 @@ __all__ = [
     "InvalidArgument",
     "MissingPackage",
     "RuntimeUnavailable",
+    "StorageError",
     "TrainingError",
     "ImageError",
     "UnknownId",
@@ -75,6 +81,50 @@ class IndexLocked(EngineError, RuntimeError):
 
 class IndexChanged(EngineError, RuntimeError):
     """Another writer has published a new state since this index was opened."""
+
+
+class StorageError(EngineError, OSError):
+    """The system would not read or write a file of an index; `errno` and `filename` are the system's."""
+
+    @classmethod
+    def of(cls, error: OSError, place: object) -> "StorageError":
+        """What the system said while an index at `place` was read or written."""
+        named = error.filename if error.filename is not None else str(place)
+        return cls(error.errno or 0, error.strerror or str(error), named)
+
+    def __str__(self) -> str:
+        remedy = _REMEDIES.get(self.errno or 0, "See to that, and try again.")
+        return (
+            f"{self.filename}: a file that can be read or written expected, got: {self.strerror}. "
+            f"What was there before is unchanged. {remedy}"
+        )
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room on the disk, and try again.",
+    errno.EDQUOT: "Make room within the quota, and try again.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.EACCES: "Get the permission, or choose another place.",
+    errno.EPERM: "Get the permission, or choose another place.",
+    errno.EMFILE: "Close files, or raise `ulimit -n`, and try again.",
+    errno.ENFILE: "Close files, and try again.",
+    errno.ENOTDIR: "Choose a path whose folders are folders.",
+    errno.EISDIR: "Choose another place: a folder is in the way.",
+    errno.EEXIST: "Choose another place: a file is in the way.",
+    errno.ENOENT: "Make the folder that it should lie in, or mend the path.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
+@contextmanager
+def storing(place: object) -> Iterator[None]:
+    """An error of the system inside becomes a StorageError that names `place`."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except OSError as error:
+        raise StorageError.of(error, place) from error
 
 
 class ImageError(EngineError, ValueError):

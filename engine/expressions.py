@@ -87,7 +87,7 @@ class _Parser:
             values = [self._constant(entry) for entry in right.elts]
             if not values:
                 raise self._misfit(right, "at least one value after `in`")
-            among = column.isin(values)
+            among = self._made(right, lambda: column.isin(values))
             # isin is false, not unknown, where there is no value
             return among if isinstance(operator, ast.In) else ~among & column.is_valid()
         return _COMPARISONS[type(operator)](self._side(left), self._side(right))
@@ -95,7 +95,15 @@ class _Parser:
     def _side(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Name):
             return self._column(node)
-        return self.compute.scalar(self._constant(node))
+        value = self._constant(node)
+        return self._made(node, lambda: self.compute.scalar(value))
+
+    def _made(self, node: ast.expr, make: Callable[[], Any]) -> Any:
+        """What pyarrow makes of values, or why it cannot: numbers beyond 64 bits, values of several kinds."""
+        try:
+            return make()
+        except (OverflowError, TypeError, ValueError):  # pyarrow's own are among them
+            raise self._misfit(node, "values of one kind, integers in 64 bits") from None
 
     def _column(self, node: ast.expr) -> Any:
         if not isinstance(node, ast.Name):

@@ -1,17 +1,21 @@
 """From what users filter by (a mask, ids, ids per query, a condition) to the mask that the kernels take."""
 
-from collections.abc import Sequence
+from collections.abc import Set
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.checks import check_list
 from engine.errors import InvalidArgument
 from engine.expressions import parse_condition
 from engine.index import Index
 
 Filter: TypeAlias = Any  # bool [N] or [B, N], a sequence of ids, one per query, or a condition
+
+EXPECTED = "a bool mask [N] or [B, N], ids, a list of ids per query, or a condition on metadata"
+PER_QUERY = (list, tuple, range, Set, np.ndarray, Tensor)  # what ids of one query may come in
 
 
 def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
@@ -24,19 +28,13 @@ def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
         return torch.from_numpy(index.matching(filter))
     if isinstance(filter, Tensor) and filter.dtype == torch.bool:
         return _checked_shape(filter.cpu(), index, queries)
-    if isinstance(filter, np.ndarray) and filter.dtype == np.bool_:
-        return _checked_shape(torch.from_numpy(filter.copy()), index, queries)
-    if isinstance(filter, (Tensor, np.ndarray)):
-        filter = filter.tolist()
-    if not isinstance(filter, (Sequence, set, frozenset)) or isinstance(filter, bytes):
-        raise InvalidArgument(
-            "filter",
-            expected="a bool mask [N] or [B, N], ids, a list of ids per query, or a condition on metadata",
-            got=type(filter).__name__,
-            remedy="Put a single id in a list.",
-        )
-    entries = list(filter)
-    if any(isinstance(entry, (list, tuple, set, frozenset, np.ndarray)) for entry in entries):
+    if not isinstance(filter, Tensor) and getattr(filter, "dtype", None) == np.bool_:
+        return _checked_shape(torch.from_numpy(np.array(filter)), index, queries)
+    if isinstance(filter, (Tensor, np.ndarray)) and filter.ndim == 2:
+        entries = list(filter)
+    else:
+        entries = check_list("filter", filter, expected=EXPECTED, ordered=False)
+    if any(isinstance(entry, PER_QUERY) for entry in entries):
         if len(entries) != queries:
             raise InvalidArgument(
                 "filter",
@@ -45,12 +43,11 @@ def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
                 remedy="Give an empty list to a query that may find nothing.",
             )
         return torch.stack([_mask_of(ids, index) for ids in entries])
-    return _mask_of(entries, index)
+    return _mask_of(filter, index)
 
 
 def _mask_of(ids: Any, index: Index) -> Tensor:
     mask = torch.zeros(index.row_count, dtype=torch.bool)
-    ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
     mask[torch.from_numpy(index.rows_of(ids, argument="filter"))] = True
     return mask
 

@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.checks import check_list, check_number, described
 from engine.errors import InvalidArgument
+from engine.texts import refuse_url
 
 if TYPE_CHECKING:
     from engine.images import ImageSource
@@ -21,8 +24,8 @@ class Query:
     """One query of a text and an image: "like this picture, but in the rain".
 
     Args:
-        text: what `Retriever.search` takes as text, or None.
-        image: what it takes as an image, or None.
+        text: words, or None; taken as they are, even where they name a picture.
+        image: what it takes as an image, or None; a string is a path here.
         weights: of the text and of the image; negative ones turn away from it.
 
     With unit vectors t and i, as encoders make them, and weights v and w it is q = (v t + w i) / |v t + w i|, for
@@ -32,7 +35,7 @@ class Query:
     """
 
     text: str | None = None
-    image: "ImageSource | None" = None
+    image: "ImageSource | str | None" = None
     weights: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -43,14 +46,27 @@ class Query:
                 got="neither",
                 remedy="Pass text=… or image=….",
             )
-        good = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
-        if not good or not any(self.weights):
+        if self.text is not None and not isinstance(self.text, str):
             raise InvalidArgument(
-                "weights",
-                expected="two finite numbers, of the text and of the image, not both 0",
-                got=repr(self.weights),
-                remedy="For example: weights=(1, 0.5).",
+                "text",
+                expected="one text (str), or None",
+                got=described(self.text),
+                remedy="Pass a picture as image=…, and of several queries a list of engine.Query.",
             )
+        if isinstance(self.image, str):
+            refuse_url("image", self.image)
+            object.__setattr__(self, "image", Path(self.image))
+        object.__setattr__(self, "weights", _checked_weights(self.weights))
+
+
+def _checked_weights(given: Any) -> tuple[float, float]:
+    expected = "two finite numbers, of the text and of the image, not both 0"
+    remedy = "For example: weights=(1, 0.5)."
+    listed = check_list("weights", given, expected=expected)
+    weights = [check_number("weights", w, expected=expected, remedy=remedy) for w in listed]
+    if len(weights) != 2 or not all(map(math.isfinite, weights)) or not any(weights):
+        raise InvalidArgument("weights", expected=expected, got=repr(given), remedy=remedy)
+    return weights[0], weights[1]
 
 
 def weighted_sum(vectors: Tensor, weights: Tensor, *, fine: bool) -> Tensor:

@@ -1,16 +1,27 @@
 """What a search returns."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from engine.checks import check_count
+from engine.errors import EngineError, InvalidArgument
 from engine.index import Id, Index
+from engine.json_values import json_value
+from kernels import TopK
 
 Guarantee: TypeAlias = Literal["exact", "certified", "calibrated"]
+
+
+Failures: TypeAlias = dict[
+    int, EngineError
+]  # by place in the batch, why a query was not searched for
 
 
 class Hit(NamedTuple):
@@ -29,6 +40,70 @@ class Timings:
     coarse: float
     rerank: float
 
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Timings":
+        """Of one encoding, and then of both stages for each block of the batch."""
+        encode, *stages = seconds
+        return cls(encode, sum(stages[::2]), sum(stages[1::2]))
+
+
+LARGEST_ANSWER = 1 << 28  # places of one answer, 12 bytes each
+MOST_PADDING = 1 << 20  # places of one query, where there are fewer items
+
+
+def check_k(given: Any, items: int, queries: int = 1) -> int:
+    """How many hits are wanted of each query; InvalidArgument where memory for all of them would be needed.
+
+    More than there are `items` is allowed, since the rest is padded, but not much more.
+    """
+    k = check_count("k", given)
+    most = max(items, MOST_PADDING)
+    if k > most or k * queries > LARGEST_ANSWER:
+        raise InvalidArgument(
+            "k",
+            expected=f"at most {most:,}"
+            if k > most
+            else f"at most {LARGEST_ANSWER:,} hits of all {queries:,} queries",
+            got=f"{k:,}" if k > most else f"{k * queries:,}",
+            remedy=f"Ask for fewer: the index holds {items:,} items."
+            if k > most
+            else "Search with fewer queries at a time.",
+        )
+    return k
+
+
+def answered(count: int, failed: Failures) -> Tensor:
+    """bool `[count]`: which queries of a batch were searched for."""
+    return torch.tensor([place not in failed for place in range(count)], dtype=torch.bool)
+
+
+def with_failures(result: "SearchResult", failed: Failures) -> "SearchResult":
+    """`result`, of the queries that were searched for, as one of all: the others have no hits, but errors."""
+    count = len(result) + len(failed)
+    there = answered(count, failed)
+    width = result.rows.shape[1]
+    scores = result.scores.new_full((count, width), -torch.inf)
+    rows = result.rows.new_full((count, width), -1)
+    scores[there], rows[there] = result.scores, result.rows
+    guarantee = iter(result.guarantee)
+    return replace(
+        result,
+        scores=scores,
+        rows=rows,
+        guarantee=tuple(None if place in failed else next(guarantee) for place in range(count)),
+        errors=tuple(map(failed.get, range(count))),
+    )
+
+
+def padded(best: TopK, k: int) -> TopK:
+    """`best` `[B, <= k]` as `[B, k]`: row -1, score -inf where there is no hit."""
+    missing = k - best.rows.shape[1]
+    if not missing:
+        return best
+    return TopK(
+        pad(best.scores, (0, missing), value=-torch.inf), pad(best.rows, (0, missing), value=-1)
+    )
+
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
@@ -40,6 +115,7 @@ class SearchResult:
         was scored with the fine vectors. "certified": a bound shows that nothing left out can belong to them.
         "calibrated": the index was calibrated for this k, as it is now, and so many candidates as were kept have
         the recall it was calibrated for, in the mean over queries like those; nothing is known of this one.
+    errors: for each query why it could not be searched for, or None; only on_error="report" leaves any.
     """
 
     scores: Tensor
@@ -47,6 +123,7 @@ class SearchResult:
     timings: Timings
     guarantee: tuple[Guarantee | None, ...]
     _index: Index = field(repr=False)
+    errors: tuple[EngineError | None, ...] = ()
 
     @cached_property
     def counts(self) -> Tensor:
@@ -65,18 +142,20 @@ class SearchResult:
     def __getitem__(self, query: int) -> list[Hit]:
         """The hits of one query."""
         scores = self.scores[query].tolist()
-        rows = self.rows[query].tolist()
+        ids = self.ids[query]
+        rows = self.rows[query].tolist()[: len(ids)]
+        # In the order in which they lie, so that what is stored together is read once.
+        metadata = {row: self._index.metadata_at(row) for row in sorted(rows)}
         return [
-            Hit(id, score, self._index.metadata_at(row))
-            for id, score, row in zip(self.ids[query], scores, rows, strict=False)
+            Hit(id, score, metadata[row]) for id, score, row in zip(ids, scores, rows, strict=False)
         ]
 
     def __iter__(self) -> Iterator[list[Hit]]:
         return (self[query] for query in range(len(self)))
 
     def to_list(self) -> list[list[dict[str, Any]]]:
-        """Plain lists and dictionaries, ready for JSON."""
-        return [[hit._asdict() for hit in hits] for hits in self]
+        """Plain lists and dictionaries of what JSON can hold (`engine.json_values`); hits keep Python's values."""
+        return [[json_value(hit._asdict()) for hit in hits] for hits in self]
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:
         """`scores` float32 `[B, k]`, `rows` int64 `[B, k]` and `counts` int64 `[B]` as arrays, by name."""

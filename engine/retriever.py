@@ -13,14 +13,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from engine.blocks import Found, in_blocks
 from engine.calibration import calibrated, ranks_of
-from engine.checks import check_count, check_one_of
+from engine.checks import check_count, check_list, check_number, check_one_of, check_path
 from engine.collection import Collection
-from engine.curve import Curve, measured
+from engine.curve import Curve, check_candidates, measured
 from engine.device import pick_device
 from engine.duplicates import check_threshold, without_duplicates
 from engine.embeddings import Embeddings
-from engine.encoders import Encoder, open_encoder
+from engine.encoders import Encoder, open_encoder, warm
 from engine.encoders.remembered import open_named, open_remembered, refuse_other
 from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.filters import Filter, as_mask
@@ -28,18 +29,21 @@ from engine.forks import forkable_lock
 from engine.from_embeddings import index_of
 from engine.guarantee import guarantees
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
+from engine.index.checks import checked_ids, checked_metadata
 from engine.plan import FineTier, Plan, plan
 from engine.queries import Batch, embed
 from engine.reduction import COARSE_DIM, Reduction
-from engine.result import Guarantee, SearchResult, Timings
+from engine.result import Failures, SearchResult, Timings, answered, check_k, padded, with_failures
 from engine.rounding import CoarseDtype
 from engine.snapshot import Snapshot, check_finite
 from engine.stopwatch import Stopwatch
 from kernels import TopK
+from kernels.checks import BACKENDS
 from kernels.topk import ordinary
 
 Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]
 MODES = get_args(Mode)
+OnError: TypeAlias = Literal["raise", "report"]
 
 FEWEST_CANDIDATES = 128
 
@@ -73,15 +77,17 @@ class Retriever:
         fine_tier: FineTier = "auto",
     ) -> None:
         self.device = pick_device(device)
+        check_one_of("backend", backend, BACKENDS)
         self.backend = backend
         self.candidates = None if candidates is None else check_count("candidates", candidates)
         self._opening = forkable_lock()  # one at a time may open the encoder
-        opened = Index.open(index) if isinstance(index, str | Path) else index
+        opened = index if isinstance(index, Index) else Index.open(index)
         self._collection = Collection(opened, self.device, fine_tier)
         self._encoder: Encoder | None = None
         if encoder is not None:
-            if isinstance(encoder, str | Path):
-                encoder = open_named(encoder, opened.checkpoint, device=device)
+            if not isinstance(encoder, Encoder):
+                named = check_path("encoder", encoder)
+                encoder = open_named(named, opened.checkpoint, device=device)
             self._encoder = self._matching(encoder)
 
     @classmethod
@@ -150,8 +156,8 @@ class Retriever:
         min(64, D) dims from its first items: add many at once. So is the scale of int8.
         """
         check_one_of("coarse_dtype", coarse_dtype, get_args(CoarseDtype))
-        if isinstance(checkpoint, str | Path):
-            checkpoint = open_encoder(checkpoint, device=device)
+        if not isinstance(checkpoint, Encoder):
+            checkpoint = open_encoder(check_path("checkpoint", checkpoint), device=device)
         reduces = checkpoint.coarse_dim is None
         coarse_dim = checkpoint.coarse_dim or min(COARSE_DIM, checkpoint.fine_dim)
         index = Index.empty(
@@ -176,6 +182,7 @@ class Retriever:
         min_score: float | None = None,
         duplicates: float | None = None,
         certify: bool = False,
+        on_error: OnError = "raise",
     ) -> SearchResult:
         """The best k items of every query.
 
@@ -183,6 +190,7 @@ class Retriever:
             batch: text (`str`), an image (`PIL.Image`, `Path`, encoded bytes), both (`engine.Query`), a list
                 of these, fine embeddings `[B, D]` (tensor or array), or `engine.Embeddings(coarse, fine)`.
                 One query is a batch of one.
+                A string that names a picture is refused; in `engine.Query(image=…)` it is a path.
             k: how many, at least 1; more than there are is allowed.
             candidates: how many the coarse stage keeps, for this search.
             mode: "two_stage"; "exact" scores every item with the fine vectors; "coarse" with the coarse ones only.
@@ -193,43 +201,62 @@ class Retriever:
                 `engine.duplicates`. Looked for among the candidates, so there may be fewer than k hits.
             certify: see whether a bound proves two-stage answers exact (`SearchResult.guarantee`), where coarse
                 vectors are a projection of the fine ones. Reads every fine vector once after each change.
+            on_error: what becomes of a batch with a query that cannot be searched for, such as a damaged picture.
+                "raise": nothing is searched for. "report": that query has no hits, the result's `errors` say why,
+                and all others are answered.
 
         Scores are inner products of the stored vectors, accumulated in float32, higher is better; equal scores:
         the lower row first. Raises InvalidArgument (or another EngineError) naming what is wrong.
         """
         snapshot = self._collection.snapshot  # read once: a concurrent `add` replaces it
-        k = check_count("k", k)
+        rows = len(snapshot.coarse)
+        k = check_k(k, rows)
         shortlist = self._candidates(k, candidates, snapshot)
+        kept = min(k, max(1, rows))  # no more can be found
         check_one_of("mode", mode, MODES)
+        check_one_of("on_error", on_error, get_args(OnError))
+        if min_score is not None:
+            min_score = check_number("min_score", min_score, remedy="For example: min_score=0.2.")
         threshold = None if duplicates is None else check_threshold(duplicates)
-        wanted = k if threshold is None else shortlist
         on_cpu = self.device.type == "cpu"
         watch = Stopwatch(self.device)
         own = snapshot.reduction is None
-        vectors = embed(batch, self._open_encoder, encoders_coarse=own)
+        failed: Failures | None = {} if on_error == "report" else None
+        vectors = embed(batch, self._open_encoder, encoders_coarse=own, failed=failed)
+        count = len(vectors) + len(failed or ())
+        check_k(k, rows, count)
         with torch.inference_mode(on_cpu):  # quicker by what autograd writes down of small steps
             queries = snapshot.project(vectors, coarse_too=mode != "exact", check=on_cpu)
-            mask = as_mask(filter, snapshot.index, len(queries))
+            mask = as_mask(filter, snapshot.index, count)
+            if failed and mask is not None and mask.ndim == 2:
+                mask = mask[answered(count, failed)]
             mask = snapshot.visible(mask)
             watch.mark()
-            best, listed = self._find(snapshot, queries, mask, wanted, shortlist, mode, watch)
-            if not on_cpu:
-                check_finite(queries)  # a GPU is waited for once only, now
-            guarantee: tuple[Guarantee | None, ...] = (None,) * len(queries)
-            if threshold is not None:
-                best = without_duplicates(best, snapshot.fine.parts, k, threshold)
-            elif mode != "coarse":
-                guarantee = guarantees(
-                    snapshot, queries, listed, best, certify=certify, filtered=filter is not None
+
+            def found(asked: Embeddings, shown: Tensor | None) -> Found:
+                wanted = kept if threshold is None else shortlist
+                best, listed = self._find(snapshot, asked, shown, wanted, shortlist, mode, watch)
+                if not on_cpu:
+                    check_finite(asked)  # a GPU is waited for once only, now
+                if threshold is not None:
+                    best = without_duplicates(best, snapshot.fine.parts, kept, threshold)
+                if threshold is not None or mode == "coarse":
+                    return best, (None,) * len(asked)
+                return best, guarantees(
+                    snapshot, asked, listed, best, certify=certify, filtered=filter is not None
                 )
+
+            best, guarantee = in_blocks(found, queries, mask, max(shortlist, kept))
+            best = padded(best, k)
             if min_score is not None:
                 low = best.scores < min_score
                 best = TopK(
                     best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1)
                 )
-        best = ordinary(best)
-        timings = Timings(*watch.seconds())
-        return SearchResult(best.scores, best.rows, timings, guarantee, snapshot.index)
+        result = SearchResult(
+            *ordinary(best), Timings.of(watch.seconds()), guarantee, snapshot.index, (None,) * count
+        )
+        return with_failures(result, failed) if failed else result
 
     def _find(
         self,
@@ -261,13 +288,15 @@ class Retriever:
         return best, listed
 
     def _candidates(self, k: int, candidates: int | None, snapshot: Snapshot) -> int:
+        """How many the coarse stage keeps: never more than there are rows."""
+        rows = max(1, len(snapshot.coarse))
         if candidates is None:
             candidates = self.candidates
         if candidates is None:
             calibration = snapshot.index.header.calibration
             if calibration is not None and k <= calibration.k:
-                return calibration.candidates
-            return max(FEWEST_CANDIDATES, 4 * k)
+                return min(calibration.candidates, rows)
+            return min(max(FEWEST_CANDIDATES, 4 * k), rows)
         if check_count("candidates", candidates) < k:
             raise InvalidArgument(
                 "candidates",
@@ -275,28 +304,38 @@ class Retriever:
                 got=str(candidates),
                 remedy="Keep more candidates, or ask for fewer results.",
             )
-        return candidates
+        return min(int(candidates), rows)
 
     def warmup(
         self, batch_sizes: Sequence[int] = (1, 32), k: int = 10, *, candidates: int | None = None
     ) -> None:
         """Run a search of each batch size, so that the first real one pays for no compilation or allocation.
 
+        The encoder, where the index remembers one or one was given, is opened and encodes a text and a picture.
+
         On a GPU each becomes a CUDA graph as well, with memory of its own: until the index changes, an unfiltered
         two-stage search of that batch size, k and number of candidates is one launch a stage.
         """
         snapshot = self._collection.snapshot
-        head, k = snapshot.index.header, check_count("k", k)
+        head, k = snapshot.index.header, check_k(k, len(snapshot.coarse))
         shortlist = self._candidates(k, candidates, snapshot)
+        sizes = check_list(
+            "batch_sizes", batch_sizes, expected="a list of batch sizes", ordered=False
+        )
+        sizes = [check_count("batch_sizes", size) for size in sizes]
+        if self._encoder is not None or self.index.checkpoint is not None:
+            warm(self._open_encoder())
+        kept = min(k, max(1, len(snapshot.coarse)))
         chance = torch.Generator().manual_seed(0)  # zeros would tie with every item
-        for size in batch_sizes:
-            size = check_count("batch_sizes", size)
+        for size in sizes:
             coarse, fine = (
                 torch.randn(size, dim, generator=chance) for dim in (head.coarse_dim, head.fine_dim)
             )
             queries = Embeddings(coarse, fine)
-            self.search(queries, k, candidates=shortlist)
-            snapshot.capture(snapshot.project(queries, coarse_too=True), k, shortlist, self.backend)
+            self.search(queries, kept, candidates=shortlist)
+            snapshot.capture(
+                snapshot.project(queries, coarse_too=True), kept, shortlist, self.backend
+            )
 
     def calibrate(
         self, queries: Batch, k: int = 10, *, target_recall: float = 0.99, confidence: float = 0.95
@@ -308,8 +347,8 @@ class Retriever:
         see `engine.calibration`. Give queries such as those to come, independent of each other, and none that
         something was tuned on: at least 398 for a recall of 0.99, to be 95 % sure.
         """
+        k = check_k(k, len(self._collection.snapshot.coarse))
         snapshot, vectors = self._projected(queries)
-        k = check_count("k", k)
         found = calibrated(snapshot, vectors, k, target_recall, confidence, self.backend)
         self._collection.calibrate(found)
         return found
@@ -322,17 +361,21 @@ class Retriever:
         candidates: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024),
     ) -> Curve:
         """Recall of the exact k best items, and time, by number of candidates: a table, and a plot."""
+        k = check_k(k, len(self._collection.snapshot.coarse))
+        numbers = check_candidates(candidates, k)
         snapshot, vectors = self._projected(queries)
-        k = check_count("k", k)
         ranks = ranks_of(snapshot, vectors, k, self.backend)
+        rows = max(1, len(snapshot.coarse))
+        kept = min(k, rows)
 
         def search(count: int | None) -> None:
             mode: Mode = "exact" if count is None else "two_stage"
             watch = Stopwatch(self.device)
-            self._find(snapshot, vectors, snapshot.live, k, count or k, mode, watch)
+            listed = min(count or kept, rows)
+            self._find(snapshot, vectors, snapshot.live, kept, listed, mode, watch)
             watch.seconds()  # waits for the device
 
-        return measured(search, ranks, len(snapshot.index), candidates)
+        return measured(search, ranks, k, len(snapshot.index), numbers)
 
     def _projected(self, queries: Batch) -> tuple[Snapshot, Embeddings]:
         """The snapshot as it is now, and the vectors of at least one query as it searches with them."""
@@ -372,6 +415,11 @@ class Retriever:
                 got="both" if items is not None else "neither",
                 remedy="Give one of them.",
             )
+        if ids is not None:
+            ids = checked_ids(ids)  # before the long work
+        if metadata is not None:
+            metadata = checked_metadata(metadata)
+        check_one_of("on_conflict", on_conflict, get_args(OnConflict))
         added = embed(
             embeddings if items is None else items,
             self._open_encoder,

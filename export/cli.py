@@ -3,21 +3,24 @@
 0 done · 2 usage or bad input · 3 parity failed, files kept · 4 no TensorRT for the hardware, ONNX written
 """
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engine.command_line import Command, run_command, say
+from engine.json_values import to_json
+
 if TYPE_CHECKING:
     from engine.encoders.manifest import Manifest
 
-BAD_INPUT, PARITY_FAILED, NO_TENSORRT = 2, 3, 4
+PARITY_FAILED, NO_TENSORRT = 3, 4
 TIMING_CACHE = Path("~/.cache/hivlp-engine/tensorrt.timings")
 
 Checkpoint = Annotated[
@@ -60,31 +63,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def command(function: Callable[..., None]) -> typer.Typer:
     """An app of one command."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(function)
+    app.command(cls=Command)(function)
     return app
 
 
 def main(app: typer.Typer) -> None:
-    """Run a command; what went wrong is one line on stderr and exit code 2, never a traceback."""
-    from engine.errors import EngineError
-    from engine.threads import wait_passively
+    """Run a command; `engine.command_line` says how it ends."""
+    run_command(lambda: partial(_run, app))
 
-    wait_passively()
+
+def _run(app: typer.Typer) -> None:
+    from engine.errors import CheckpointError, EngineError
+
     try:
         app()
-    except EngineError as error:
-        say("error:", error)
-        sys.exit(BAD_INPUT)
-    # The system's own errors, and torch's: too little memory, an operator that it has not for some dtype.
-    except (OSError, MemoryError, RuntimeError) as error:
+    except EngineError:
+        raise
+    except RuntimeError as error:  # torch's: an operator that it has not for some dtype
         reason = str(error).strip().partition("\n")[0]
-        say("error:", f"{type(error).__name__}: {reason}. Nothing was written.")
-        sys.exit(BAD_INPUT)
-
-
-def say(*words: object) -> None:
-    """One line on stderr."""
-    print(" ".join(" ".join(map(str, words)).split()), file=sys.stderr)
+        raise CheckpointError(
+            f"a model that torch can export expected, got {type(error).__name__}: {reason}. Nothing was written."
+        ) from error
 
 
 def run(
@@ -139,7 +138,7 @@ def run(
     if triton_repo is not None:
         write_repository(output, manifest, triton_repo, name)
     report = _report(output, manifest, triton_repo)
-    typer.echo(json.dumps(report) if as_json else _text(report))
+    typer.echo(to_json(report) if as_json else _text(report))
     if not manifest.parity["passed"]:
         say("parity failed:", manifest.parity["lost_at"], "-", *manifest.parity["failures"][:3])
         sys.exit(PARITY_FAILED)

@@ -27,11 +27,11 @@ from engine.building.sources import (
 )
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
-from engine.checks import check_count, check_flag, check_one_of
+from engine.checks import check_count, check_flag, check_list, check_one_of, check_path
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder
 from engine.encoders.remembered import open_named, open_remembered
-from engine.errors import DatasetError, InvalidArgument
+from engine.errors import DatasetError, InvalidArgument, storing
 from engine.index import Id, Index, WriterLock
 from engine.index.directory import check_place
 from engine.index.manifest import MANIFEST
@@ -73,12 +73,14 @@ def build_index(
     Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
     """
+    output = check_path("output", output)
+    listed = check_list("paths", paths, expected="a list of paths")
+    paths = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
     segment = check_count("segment", segment)
     normalize = check_flag("normalize", normalize)
     check_place(output)
-    with locked(
-        output.absolute()
-    ) as lock:  # before the first look: two builds cannot both find nothing
+    # Locked before the first look: two builds cannot both find nothing.
+    with storing(output), locked(output.absolute()) as lock:
         known = Index.open(output) if (output / MANIFEST).exists() else None
         _check_coarse_dtype(coarse_dtype, known)
         opened = [surveyed(source) for source in open_sources(paths)]

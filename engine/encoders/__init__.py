@@ -79,6 +79,14 @@ def encode_all(
     return Embeddings(torch.cat(coarse) if coarse else None, torch.cat(fine))
 
 
+def warm(encoder: Encoder) -> None:
+    """Encode a text and a picture, so that the first real one waits for nothing to be loaded."""
+    from PIL import Image
+
+    encoder.encode_texts(["a picture"])
+    encoder.encode_images([Image.new("RGB", (64, 64), "grey")])
+
+
 def open_encoder(
     path: str | Path,
     *,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from engine.checks import check_list
 from engine.device import pick_device
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
@@ -122,8 +123,8 @@ def check_request(
 ) -> None:
     """Raise InvalidArgument, naming it, for what cannot be measured on so many pictures and dims."""
     for name, values, at_most in (("candidates", candidates, None), ("dims", dims, fine_dim)):
-        for value in values:
-            if value < 1 or (at_most is not None and value > at_most):
+        for value in check_list(name, values, expected="a list of integers", ordered=False):
+            if not isinstance(value, int) or value < 1 or (at_most is not None and value > at_most):
                 limit = "" if at_most is None else f" and at most {at_most}, the fine vectors' own"
                 raise InvalidArgument(
                     name,

@@ -1,12 +1,13 @@
 """What an index refuses to hold, and ids in the form in which it holds them."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.checks import check_list, described
 from engine.errors import InvalidArgument
 from engine.index.manifest import FINE_DTYPES, Array, dtype_name
 from engine.strings import Strings
@@ -44,16 +45,53 @@ def _finite(vectors: Array) -> NDArray[np.bool_]:
     return np.isfinite(vectors)
 
 
-def packed_ids(ids: Sequence[Id] | Array, count: int) -> Ids:
+def checked_ids(ids: Any) -> Any:
+    """Ids as a caller gave them, as a list or int64 `[n]`; one id, or what has no order, is refused."""
+    if isinstance(ids, np.ndarray) and ids.dtype == np.int64 and ids.ndim == 1:
+        return ids
+    listed = check_list("ids", ids, expected="a list of ids")
+    return [id.item() if isinstance(id, np.generic) else id for id in listed]
+
+
+def checked_metadata(metadata: Any) -> list[Mapping[str, Any] | None]:
+    """Metadata as a caller gave it, as a list; what is no mapping is refused."""
+    listed = check_list("metadata", metadata, expected="a list of mappings or None, one per item")
+    for place, item in enumerate(listed):
+        if item is not None and not isinstance(item, Mapping):
+            raise InvalidArgument(
+                f"metadata[{place}]",
+                expected="a mapping from names to values, or None",
+                got=described(item),
+                remedy="For example: {'year': 2000}.",
+            )
+    return listed
+
+
+def refuse_flags(name: str, given: Any, entries: Sequence[Any], lengths: Sequence[int]) -> None:
+    """Raise InvalidArgument where `entries`, taken for ids, are a mask of 0 and 1 over the items.
+
+    given: what they were made of; lengths: those that a mask of the index may have.
+    """
+    small = str(getattr(given, "dtype", "")).removeprefix("torch.") in ("int8", "uint8")
+    long = len(entries) > 2 and len(entries) in lengths
+    numbers = isinstance(entries[0], int | float) if len(entries) else False
+    if numbers and (small or (long and all(entry in (0, 1) for entry in entries))):
+        raise InvalidArgument(
+            name,
+            expected="ids, or a mask of dtype bool",
+            got=f"{len(entries)} integers of 8 bits" if small else f"{len(entries)} times 0 or 1",
+            remedy="Of a mask, pass `mask != 0`; search has it as filter=. Of ids, pass int64.",
+        )
+
+
+def packed_ids(given: Sequence[Id] | Array, count: int) -> Ids:
     """`count` different ids of one kind: int64, or strings."""
+    ids = checked_ids(given)
     if len(ids) != count:
         raise InvalidArgument(
             "ids", expected=f"one id per item ({count})", got=f"{len(ids)}", remedy="Give one each."
         )
-    if isinstance(ids, np.ndarray) and ids.dtype == np.int64:
-        packed: Ids = np.ascontiguousarray(ids)
-    else:
-        packed = _packed(ids.tolist() if isinstance(ids, np.ndarray) else list(ids))
+    packed: Ids = np.ascontiguousarray(ids) if isinstance(ids, np.ndarray) else _packed(ids)
     if isinstance(packed, np.ndarray):
         ordered = np.sort(packed)
         twice = ordered[1:][ordered[1:] == ordered[:-1]].tolist()

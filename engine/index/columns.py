@@ -62,6 +62,10 @@ class Columns:
         for name in arrays:
             if not isinstance(name, str):
                 raise _refused(name, f"a name of type {type(name).__name__}")
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise _refused(name, "a name that UTF-8 cannot hold") from None
         table = pa.table(arrays)
         try:
             made = _written(table.schema, [table])

@@ -14,11 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.checks import check_flag
-from engine.errors import InvalidArgument, UnknownId
+from engine.checks import check_flag, check_list, check_path
+from engine.errors import InvalidArgument, UnknownId, storing
 from engine.index import changes, saving
 from engine.index.changes import OnConflict
-from engine.index.checks import Id, Ids, check_vectors, packed_ids
+from engine.index.checks import (
+    Id,
+    Ids,
+    check_vectors,
+    checked_metadata,
+    packed_ids,
+    refuse_flags,
+)
 from engine.index.columns import Columns, matching
 from engine.index.lock import WriterLock
 from engine.index.lookup import Lookup, keys_of
@@ -138,8 +145,12 @@ class Index:
         return matching([(part.metadata, len(part)) for part in self.segments], expression)
 
     def rows_of(self, ids: Iterable[Id], argument: str = "ids") -> NDArray[np.int64]:
-        """The rows that hold the given ids; UnknownId names the first that no row holds."""
-        wanted = list(ids)
+        """The rows that hold the given ids; UnknownId names the first that no row holds.
+
+        One id where a list is wanted is refused, and so is a mask of 0 and 1: it would name ids 0 and 1.
+        """
+        wanted = check_list(argument, ids, expected="a list of ids", ordered=False)
+        refuse_flags(argument, ids, wanted, (len(self), self.row_count))
         rows = self.find(wanted)
         if (rows < 0).any():
             kind = {True: "strings", False: "integers", None: "items yet"}[self.holds_strings]
@@ -263,6 +274,7 @@ class Index:
             quantization=quantization,
         )
         packed = packed_ids(np.arange(len(fine)) if ids is None else ids, len(fine))
+        metadata = None if metadata is None else checked_metadata(metadata)
         if metadata is not None and len(metadata) != len(fine):
             raise InvalidArgument(
                 "metadata",
@@ -356,7 +368,10 @@ class Index:
         Where the index lies in a directory, it is saved there like that, other changes included, in pieces: memory
         for all vectors is not needed. `lock` as in `save`.
         """
-        return saving.compact(self, lock) if self.path else changes.compact(self)
+        if self.path is None:
+            return changes.compact(self)
+        with storing(self.path):
+            return saving.compact(self, lock)
 
     # ------------------------------------------------------------------ on disk
 
@@ -391,7 +406,9 @@ class Index:
         Raises IndexLocked where another has it, IndexChanged where another has published since this was opened,
         InvalidArgument where `path` holds another index.
         """
-        return saving.save(self, path, lock, overwrite)
+        path = None if path is None else check_path("path", path)
+        with storing(path or self.path):
+            return saving.save(self, path, lock, overwrite)
 
     @classmethod
     def open(cls, path: str | Path) -> "Index":
@@ -399,19 +416,25 @@ class Index:
 
         The manifest, all lengths, shapes and dtypes are checked; `verify` reads the bytes too.
         """
-        return saving.read(Path(path).absolute(), ())
+        place = check_path("path", path)
+        with storing(place):
+            return saving.read(place.absolute(), ())
 
     def refreshed(self) -> "Index":
         """What the directory holds now, with the segments that this index has already as they are."""
-        return saving.read(saving.place_of(self), self.segments)
+        place = saving.place_of(self)
+        with storing(place):
+            return saving.read(place, self.segments)
 
     def check_current(self, lock: WriterLock | None = None) -> None:
         """Raise IndexChanged if the directory holds another state than this was opened from.
 
         lock: the writer lock; a state that an interrupted save published under it is no other.
         """
-        saving.check_current(self, lock)
+        with storing(self.path):
+            saving.check_current(self, lock)
 
     def verify(self) -> None:
         """Read every byte on disk; IndexFormatError names the first file whose checksum differs."""
-        saving.verify(self)
+        with storing(self.path):
+            saving.verify(self)

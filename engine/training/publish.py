@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -28,12 +28,12 @@ def publish(start: Start, output: Path, pair: Example, facts: Mapping[str, Any])
     Raises TrainingError, with nothing published, where its vectors are not finite.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    draft = output.parent / f".{output.name}-{token_hex(4)}"
+    draft.mkdir()  # with the rights that the umask leaves
     try:
         save_checkpoint(start.model, start.processor, draft, start.dtype, start.source)
         (draft / FACTS).write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
         _try_out(draft, pair)
-        draft.chmod(0o755)  # mkdtemp's is private
         draft.replace(output)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

@@ -61,12 +61,12 @@ def open_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
             f"{output}: a free place for the checkpoint expected, found something there."
         )
     if not resume:
-        if place.exists():
+        if _holds_something(place):
             raise CheckpointError(
                 f"{place}: no unfinished run to {output} expected, found the state of one. Go on with it by "
                 "--resume, or remove it."
             )
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         _write(place / RUN, run)
         return place
     try:
@@ -85,6 +85,13 @@ def open_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
                 remedy="Resume with the same command, or remove that directory and start anew.",
             )
     return place
+
+
+def _holds_something(place: Path) -> bool:
+    """Whether there is more than what a run leaves that ended before it had begun, on a full disk."""
+    if not place.is_dir():
+        return place.exists()
+    return any(file.name != f".{RUN}" for file in place.iterdir())
 
 
 def last_state(place: Path) -> Path | None:

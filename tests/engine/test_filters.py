@@ -139,6 +139,11 @@ def test_an_expression_of_pyarrow(retriever: engine.Retriever) -> None:
         ("yaer > 2000", "the columns .*year.*got .*yaer"),
         ("year > 'x'", "over the columns"),
         ("cat.jpg", "got 'cat.jpg'"),
+        ("year > 99999999999999999999999", "values of one kind, integers in 64 bits, got '9"),
+        ("year > -9223372036854775809", "integers in 64 bits, got '-9"),
+        ("year in [99999999999999999999]", "integers in 64 bits"),
+        ("year in [1, True]", r"values of one kind, .*got '\[1, True\]'"),
+        ("year in [1, 'x']", "values of one kind"),
     ],
 )
 def test_conditions_that_are_refused(retriever: engine.Retriever, text: str, message: str) -> None:

@@ -277,6 +277,26 @@ def test_a_model_whose_vectors_are_no_numbers_is_not_published(
     assert [path.name for path in tmp_path.iterdir()] == ["out.state"]
 
 
+def test_a_run_that_ended_before_it_had_begun_leaves_nothing_in_the_way(
+    run: Run, tmp_path: Path
+) -> None:
+    """On a full disk the first file of its state is a draft; and the checkpoint has the rights of the umask."""
+    state = side_directory(tmp_path / "out")
+    state.mkdir()
+    (state / ".run.json").write_text("{")
+    before = os.umask(0o027)
+    try:
+        run(replace(SMALL, steps=1))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    other = side_directory(tmp_path / "other")
+    other.mkdir()
+    (other / "mine").write_text("")
+    with pytest.raises(engine.CheckpointError, match="found the state of one"):
+        run(name="other")
+
+
 def broken_example(folder: Path, number: int = 0) -> Example:
     file = folder / f"broken {number}.png"
     file.write_bytes(b"\x89PNG\r\n\x1a\n and no more")

@@ -191,3 +191,19 @@ def test_every_option_is_explained(
         assert option in shown
     assert ("--hardware" in shown) == (function is to_trt)
     assert "Exit codes" in shown
+
+
+def test_errors_of_the_system_are_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `engine.command_line` has it for every command."""
+
+    def full() -> None:
+        raise OSError(28, "No space left on device", "out/image.onnx")
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    assert run_here(full) == 2
+    assert run_here(stopped) == 130
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "error: out/image.onnx: No space left on device\nstopped\n"

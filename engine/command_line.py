@@ -1,0 +1,129 @@
+"""How every command ends: its data on stdout, one line on stderr where it could not do its work, an exit code.
+
+    0    done
+    2    usage, bad input, or the system refused: a full disk, no permission, a folder where a file should be
+    1    out of memory, or nobody reads stdout any more
+    130  stopped by Ctrl-C
+
+A traceback is a fault of this program.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from typer.core import TyperCommand, TyperGroup
+
+from engine.threads import wait_passively
+
+BAD_INPUT, NO_MEMORY, STOPPED = 2, 1, 130
+# Of torch's allocators, on a CPU and on a GPU; NumPy's raise MemoryError.
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+# Of torch.save and of safetensors, which raise no OSError.
+_NOT_WRITTEN = ("iostream error", "PytorchStreamWriter failed", "(os error ")
+# What moves a terminal's cursor, hides or reorders text, or cannot be encoded.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class _Stops:
+    """Ctrl-C ends a command with a line, whatever it was doing."""
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)  # type: ignore[misc]
+        except KeyboardInterrupt:
+            say("stopped")
+            raise SystemExit(STOPPED) from None
+
+
+class Command(_Stops, TyperCommand):
+    """One command, as `typer.Typer.command(cls=…)` takes it."""
+
+
+class Commands(_Stops, TyperGroup):
+    """Several, as `typer.Typer(cls=…)` takes them."""
+
+
+def run_command(load: Callable[[], Callable[[], Any]]) -> None:
+    """Run the app that `load` imports; what went wrong ends in a line and `SystemExit`, as said above."""
+    wait_passively()  # before anything loads torch
+    from engine.errors import EngineError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # None where it is closed; a test's is of another kind
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        load()()
+    except EngineError as error:
+        _end(BAD_INPUT, str(error))
+    except MemoryError as error:
+        _end(NO_MEMORY, f"out of memory. {error}")
+    except _of_libraries() as error:
+        said = f"{error} {error.__context__ or ''}"
+        if any(sign in said for sign in _NO_MEMORY):
+            _end(NO_MEMORY, str(error))
+        if not any(sign in said for sign in _NOT_WRITTEN):
+            raise
+        _end(BAD_INPUT, f"a file could not be read or written: {error}. Is the disk full?")
+    except BrokenPipeError:
+        _let_go(sys.stdout)
+        sys.exit(NO_MEMORY)
+    except OSError as error:
+        _end(BAD_INPUT, _said(error))
+    except KeyboardInterrupt:
+        say("stopped")
+        sys.exit(STOPPED)
+
+
+def _of_libraries() -> tuple[type[Exception], ...]:
+    """torch's errors, and safetensors' own, if anybody has imported it."""
+    module = sys.modules.get("safetensors")
+    return (RuntimeError,) if module is None else (RuntimeError, module.SafetensorError)
+
+
+def say(*words: object) -> None:
+    """One line on stderr, if anybody reads it."""
+    line = one_line(" ".join(" ".join(map(str, words)).split()))
+    if sys.stderr is not None:  # print would take stdout
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:
+            _let_go(sys.stderr)
+
+
+def one_line(text: object) -> str:
+    """Text from elsewhere, as a terminal may be shown it: controls as escapes, such as \\x1b and \\n."""
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], str(text))
+
+
+def _end(code: int, why: str) -> None:
+    say("error:", why)
+    _let_go(sys.stdout)
+    sys.exit(code)
+
+
+def _said(error: OSError) -> str:
+    """What the system said of which file: "[Errno 28] …" is for programs."""
+    files = " and ".join(
+        str(file) for file in (error.filename, error.filename2) if file is not None
+    )
+    what = error.strerror or str(error) or type(error).__name__
+    return f"{files}: {what}" if files else what
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Drop what cannot be written: Python would try once more at the end, and complain."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError):
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)

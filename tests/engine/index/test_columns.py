@@ -37,7 +37,7 @@ def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PIECE_BYTES", size)
         again = Columns(columns.parquet, count)
         assert again.table().equals(whole)
-        assert len(list(again.tables())) > 2
+        assert len(list(again.tables())) > 1
         assert [again.at(row) for row in (0, 1, 4095, 4096, count - 1)] == [
             items[row] for row in (0, 1, 4095, 4096, count - 1)
         ]

@@ -226,3 +226,18 @@ def test_groups_are_planned_the_same_however_often() -> None:
     assert [g.weight for g in groups] == [g.weight for g in again]
     assert all(isinstance(group, Group) for group in groups)
     assert changes.are_many(32, []) and not changes.are_many(31, [])  # noqa: PT018
+
+
+@pytest.mark.parametrize("name", ["coarse", "fine"])
+def test_a_file_cut_short_under_a_reader_is_an_error(tmp_path: Path, name: str) -> None:
+    vectors = np.random.default_rng(0).standard_normal((5000, 32)).astype(np.float32)
+    engine.Retriever.from_embeddings(vectors, coarse_dim=16).save(tmp_path / "index")
+    r = engine.Retriever(tmp_path / "index")
+    r.search(vectors[:2], 3)
+    file = tmp_path / "index" / r.index.segments[0].files[name].file
+    os.truncate(file, 4096)
+    with pytest.raises(engine.IndexFormatError, match=file.name):
+        r.search(vectors[:2], 3)
+    file.unlink()  # published away: what is mapped is nobody's but ours
+    if name == "coarse":
+        assert len(r.search(vectors[:2], 3, mode="exact").ids[0]) == 3

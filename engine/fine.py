@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.embeddings import longest_of
 from engine.index import Index
 from engine.index.manifest import Array
-from engine.index.mapping import mapping_of
+from engine.index.mapping import Mapping, mapping_of, mappings_of
 from engine.resident import Resident, as_tensor
 from kernels import TopK, coarse_topk, rerank_topk
 from kernels.checks import choose_backend
@@ -88,6 +88,7 @@ class FineVectors:
         Off the device, the candidates' vectors are gathered, each once and in ascending order, so that ties keep
         theirs; at most 128 MiB at a time, for as many queries as that allows.
         """
+        self._check_files()
         whole = self.parts[0] if len(self.parts) == 1 else None
         if whole is not None and self._reaches(whole, queries, candidates, k, backend):
             return rerank_topk(queries, whole, candidates, k, backend=backend)
@@ -109,6 +110,7 @@ class FineVectors:
 
     def scan(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
         """The best k of all rows that the mask allows, as `kernels.coarse_topk` finds them; 128 MiB at a time."""
+        self._check_files()
         best = no_hits(len(queries), k, queries.device)
         for first, piece in self._pieces():
             allowed = None if mask is None else mask[..., first : first + len(piece)]
@@ -122,6 +124,14 @@ class FineVectors:
             # Rows of later pieces are higher, so equal scores stand in ascending order.
             best = best_hits(scores, torch.cat((best.rows, rows), dim=1), k)
         return best
+
+    def _check_files(self) -> None:
+        for mapping in self._mappings:
+            mapping.check()
+
+    @cached_property
+    def _mappings(self) -> tuple[Mapping, ...]:
+        return mappings_of(self.arrays) if self.tier == "disk" else ()
 
     @cached_property
     def _max_norm(self) -> float | None:

@@ -12,6 +12,7 @@ from engine.embeddings import Embeddings, longest_of, unit
 from engine.errors import InvalidArgument
 from engine.fine import FineVectors, Tier
 from engine.index import Index
+from engine.index.mapping import Mapping, mappings_of
 from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident, as_array
 from engine.rounding import queries_to_int8, round_coarse
@@ -77,6 +78,13 @@ class Snapshot:
         return self._longest if looked else self.known_norm
 
     @cached_property
+    def _mappings(self) -> tuple[Mapping, ...]:
+        """The file of the coarse vectors, where they are searched in place: on a CPU, of one segment."""
+        segments = self.index.segments
+        in_place = self.coarse.device.type == "cpu" and len(segments) == 1
+        return mappings_of([segments[0].coarse]) if in_place else ()
+
+    @cached_property
     def _longest(self) -> tuple[int, float]:
         rows, longest = self.known_norm
         return len(self.coarse), longest_of(self.coarse[rows:], longest)
@@ -86,6 +94,8 @@ class Snapshot:
 
         Where the index holds int8, scores are products of integers: `scaled` makes coarse scores of them.
         """
+        for mapping in self._mappings:
+            mapping.check()
         longest = 1.01 * self._longest[1]  # rounding
         max_norm = longest if isfinite(longest) else None
         if self.index.header.quantization is not None:

@@ -1,7 +1,8 @@
 """`Columns`: the metadata of a segment's items, as Parquet, of which only what is asked for is read.
 
 Texts are read as Arrow's dictionaries, each different one once: so what is read takes about as much memory as
-Parquet says, though a text of a megabyte may stand in every row. They are decoded a piece at a time.
+Parquet says, though a text of a megabyte may stand in every row. They are decoded a piece at a time. (Those within
+lists and mappings are decoded as they are read: Arrow makes no such dictionaries of several pages.)
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -196,7 +197,7 @@ class Columns:
         return file
 
     def _reader(self) -> Any:
-        """A reader of its own, which makes dictionaries of texts."""
+        """A reader for one use, which makes dictionaries of texts."""
         given = {"metadata": self._file.metadata, "read_dictionary": self._footer.texts}
         return self._guarded(lambda: self._opened(**given))
 

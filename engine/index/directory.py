@@ -109,7 +109,7 @@ def map_file(directory: Path, stored: StoredFile) -> Array:
                 return np.frombuffer(bytearray(os.read(descriptor, size)), dtype).reshape(
                     stored.shape
                 )
-            return map_array(descriptor, dtype, stored.shape)
+            return map_array(descriptor, file, dtype, stored.shape)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

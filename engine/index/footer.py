@@ -31,7 +31,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Footer:
-    """rows, chunks: of each row group. texts: the paths of the columns of texts and bytes."""
+    """rows, chunks: of each row group. texts: the columns of texts and bytes that are not within others."""
 
     rows: list[int]
     chunks: list[list[Chunk]]
@@ -54,7 +54,8 @@ def read_footer(parquet: NDArray[np.uint8]) -> Footer:
         paths = [chunk.path for chunk in groups[0]] if groups else []
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"the end of a Parquet file expected, got {error!r}") from None
-    texts = [".".join(path) for path, kind in zip(paths, kinds, strict=False) if kind == BYTE_ARRAY]
+    named = zip(paths, kinds, strict=False)
+    texts = [path[0] for path, kind in named if kind == BYTE_ARRAY and len(path) == 1]
     return Footer(rows, groups, texts)
 
 

@@ -8,9 +8,12 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
+from engine.errors import IndexFormatError
 from engine.index.manifest import Array
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -29,15 +32,17 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class Mapping:
-    """All of an open file. Its array keeps it alive; and unmaps it when it goes.
+    """All of an open file, unmapped when the last array of it goes.
 
     Copy-on-write: torch wants writable memory, and nothing written to it may reach the file.
     """
 
     def __init__(
-        self, descriptor: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]
+        self, descriptor: int, file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]
     ) -> None:
-        self.length = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        self.file, self.length = file, found.st_size
+        self._inode = found.st_ino
         access, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE
         address = _LIBC.mmap(None, self.length, access, kind, descriptor, 0)
         if address == _FAILED:
@@ -52,6 +57,21 @@ class Mapping:
         # Not when the interpreter ends: threads may still read then, and the system unmaps anyway.
         weakref.finalize(self, _LIBC.munmap, address, self.length).atexit = False
 
+    def check(self) -> None:
+        """IndexFormatError where the file was cut short since: to read beyond its end would end the process.
+
+        A file that has another name by now, or none, is nobody's to write to.
+        """
+        try:
+            found = os.stat(self.file)
+        except OSError:
+            return
+        if found.st_ino == self._inode and found.st_size < self.length:
+            raise IndexFormatError(
+                f"{self.file}: {self.length} bytes expected, as when it was opened, got {found.st_size}. Files of "
+                "an index in use must not be written to: restore it, and open the index again."
+            )
+
     def advise(self, advice: int, start: int = 0, end: int | None = None) -> None:
         """`madvise` for the bytes from `start` to `end`; advice that the system does not take is lost."""
         start = start // mmap.PAGESIZE * mmap.PAGESIZE
@@ -60,11 +80,18 @@ class Mapping:
             _LIBC.madvise(self._address + start, end - start, advice)
 
 
-def map_array(descriptor: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+def map_array(
+    descriptor: int, file: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]
+) -> Array:
     """The array that an open file of exactly that length holds. The descriptor may be closed afterwards."""
-    return np.asarray(Mapping(descriptor, dtype, shape))
+    return np.asarray(Mapping(descriptor, file, dtype, shape))
 
 
 def mapping_of(array: Array) -> Mapping | None:
     """What `array`, as `map_array` returned it, is mapped by; None for memory of its own."""
     return array.base if isinstance(array.base, Mapping) else None
+
+
+def mappings_of(arrays: Iterable[Array]) -> tuple[Mapping, ...]:
+    """Those of arrays that are mapped."""
+    return tuple(mapping for mapping in map(mapping_of, arrays) if mapping is not None)

@@ -222,6 +222,24 @@ def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
     torch.testing.assert_close(reductions[2].T @ reductions[2], torch.eye(64), atol=1e-5, rtol=0)
 
 
+def test_items_added_one_at_a_time_are_learned_from_each_time_there_are_twice_as_many(
+    small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import snapshot
+
+    learned: list[int] = []
+
+    def noted(fine: torch.Tensor, dim: int) -> torch.Tensor:
+        learned.append(len(fine))
+        return learn_reduction(fine, dim)
+
+    monkeypatch.setattr(snapshot, "learn_reduction", noted)
+    r = engine.Retriever.from_pretrained(encoder(open_checkpoint(small("clip"))))
+    for row in range(20):
+        r.add(embeddings=torch.eye(20)[row : row + 1])
+    assert learned == [1, 2, 4, 8, 16]
+
+
 def test_a_refused_item_changes_no_reduction(small: Any) -> None:
     r = engine.Retriever.from_pretrained(encoder(open_checkpoint(small("clip"))))
     r.add(embeddings=torch.eye(20))

@@ -22,7 +22,7 @@ from engine.errors import EngineError, IndexFormatError
 from engine.index import Index, disk
 from engine.index.lock import LOCK
 from engine.index.manifest import MANIFEST, read_manifest
-from tests.engine.index.model import held_by, publish, states, steps
+from tests.engine.index.model import held_by, merging_often, publish, states, steps
 from tests.engine.index.watched import watching
 
 STEPS = 8
@@ -31,9 +31,10 @@ STEPS = 8
 def work(place: Path, seed: int, acknowledge: Callable[[int], object]) -> None:
     """Make all changes."""
     index = None
-    for number, step in enumerate(islice(steps(seed), STEPS), start=1):
-        index = publish(index, step, place)
-        acknowledge(number)
+    with merging_often():
+        for number, step in enumerate(islice(steps(seed), STEPS), start=1):
+            index = publish(index, step, place)
+            acknowledge(number)
 
 
 def points(place: Path, seed: int) -> list[str]:

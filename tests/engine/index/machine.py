@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 import engine
+from tests.engine.index.model import merging_often
 
 COARSE, FINE, K = 3, 6, 4
 RULES: Counter[str] = Counter()
@@ -130,7 +131,10 @@ class IndexMachine(RuleBasedStateMachine):
     @rule()
     def save(self) -> None:
         RULES["save"] += 1
+        before = self.r.index
         self.r.save()
+        RULES["merged by a save"] += len(self.r.index.segments) < len(before.segments)
+        RULES["deleted rows dropped by a save"] += self.r.index.row_count < before.row_count
         self.saved = dict(self.model)
 
     @rule(saving=strategies.booleans())
@@ -197,17 +201,18 @@ def run(runs: int, steps: int, *, number: int = 0, shrink: bool = True) -> None:
     """So many runs of so many steps, the same for the same number."""
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
-    run_state_machine_as_test(
-        hypothesis.seed(number)(IndexMachine),
-        settings=settings(
-            max_examples=runs,
-            stateful_step_count=steps,
-            deadline=None,
-            phases=phases,
-            database=None,
-            suppress_health_check=checks,
-        ),
-    )
+    with merging_often(2):
+        run_state_machine_as_test(
+            hypothesis.seed(number)(IndexMachine),
+            settings=settings(
+                max_examples=runs,
+                stateful_step_count=steps,
+                deadline=None,
+                phases=phases,
+                database=None,
+                suppress_health_check=checks,
+            ),
+        )
 
 
 def main() -> None:

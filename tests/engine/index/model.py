@@ -1,6 +1,7 @@
 """What an index must hold: a dictionary, and steps that change it. NumPy and `engine.index` only, to be forked."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.index import Index
+from engine.index import Index, changes, merging
 
 COARSE, FINE = 3, 5
 
@@ -62,6 +63,17 @@ def changed(state: State, step: Step) -> State:
     coarse, fine = step.vectors()
     new = {id: coarse[row].tobytes() + fine[row].tobytes() for row, id in enumerate(step.ids)}
     return {**state, **new}
+
+
+@contextmanager
+def merging_often(many: int = 3) -> Iterator[None]:
+    """So many segments are many meanwhile, as are two deleted rows: a few steps see every kind of merge."""
+    usual = merging.FAN, changes.FEWEST_DROPPED
+    merging.FAN, changes.FEWEST_DROPPED = many, 2
+    try:
+        yield
+    finally:
+        merging.FAN, changes.FEWEST_DROPPED = usual
 
 
 def states(seed: int, count: int) -> list[State]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.errors import EngineError, IndexFormatError
 from engine.index import Index
-from tests.engine.index.model import State, held_by, publish, steps
+from tests.engine.index.model import State, held_by, merging_often, publish, steps
 from tests.engine.index.watched import watching
 
 
@@ -47,7 +47,7 @@ def record(place: Path, seed: int, count: int) -> list[Event]:
         return result
 
     index = None
-    with watching(note) as watched:
+    with merging_often(), watching(note) as watched:
         for step in islice(steps(seed), count):
             index = publish(index, step, place)
             events.append(Event("acknowledge"))

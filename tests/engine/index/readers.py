@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import engine
-from tests.engine.index.model import COARSE, FINE, State, changed, steps
+from tests.engine.index.model import COARSE, FINE, State, changed, merging_often, steps
 
 READERS, MARK, SAVES = 4, -1, 100_000
 QUERIES = np.array([[3, -1, 4, 1, -5], [2, 7, -1, 8, 2]], dtype=np.float32)
@@ -41,7 +41,7 @@ def marked(number: int) -> Any:
 def write(place: Path, seed: int, until: float, plant: bool) -> int:
     """Change and save until the time is over; the number of saves."""
     count = 0
-    with engine.Retriever(place) as r:
+    with merging_often(), engine.Retriever(place) as r:
         for count, step in enumerate(islice(steps(seed), SAVES), start=1):
             if time.monotonic() > until:
                 return count - 1

@@ -21,6 +21,8 @@ def test_an_index_is_a_dictionary_that_can_be_searched() -> None:
     print(f"{RUNS} runs of up to {STEPS} steps, seed 0: {dict(machine.RULES)}")
     assert machine.RULES.total() > RUNS
     assert min(machine.RULES[name] for name in ("search", "remove", "compact", "refused add")) > 20
+    assert machine.RULES["merged by a save"] > 20
+    assert machine.RULES["deleted rows dropped by a save"] > 20
 
 
 @pytest.mark.parametrize("bug", ["deleted rows are found", "compacting keeps deleted rows"])

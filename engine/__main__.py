@@ -7,11 +7,13 @@ def main() -> None:
     """Run a command; what the user got wrong is one line on stderr and exit code 2, never a traceback."""
     from engine.cli import app
     from engine.errors import EngineError
+    from engine.terminal import visible, write_anything
 
+    write_anything()
     try:
         app()
     except EngineError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", visible(" ".join(str(error).split())), file=sys.stderr)
         sys.exit(2)
 
 

@@ -1,11 +1,13 @@
 """The command line: `python -m engine COMMAND`. Data on stdout, talk and progress on stderr."""
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from engine.terminal import as_json as json_text
+from engine.terminal import visible
 
 app = typer.Typer(
     help="Fast, exact-checked image-text retrieval.",
@@ -85,7 +87,7 @@ def index(
         "metadata_left_out": report.lost,
     }
     for line in report.remarks():
-        typer.echo(line, err=True)
+        typer.echo(visible(line), err=True)
     _print(facts, as_json, f"{report.indexed:,} items indexed in {output}")
 
 
@@ -132,8 +134,8 @@ def search(
     answers, lines = [], []
     for query, hits in zip(queries, result.to_list(), strict=True):
         answers.append({"query": str(query), "hits": hits})
-        lines.append(str(query))
-        lines += [f"  {hit['score']:7.4f}  {hit['id']}{_caption(hit)}" for hit in hits]
+        lines.append(visible(query))
+        lines += [f"  {hit['score']:7.4f}  {visible(hit['id'])}{_caption(hit)}" for hit in hits]
     _print({"answers": answers, "milliseconds": timings}, as_json, "\n".join(lines))
 
 
@@ -213,7 +215,7 @@ def evaluate(
     facts, report = request.measure()
     write_outputs(facts, report, output or [])
     for line in facts["skipped"]:
-        typer.echo(f"left out: {line}", err=True)
+        typer.echo(visible(f"left out: {line}"), err=True)
     left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
     _print(facts, as_json, f"{report.title}{left_out}\n\n{report.to_markdown()}")
 
@@ -399,7 +401,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun the first process speaks for all
     for line in facts["skipped"]:
-        typer.echo(f"left out: {line}", err=True)
+        typer.echo(visible(f"left out: {line}"), err=True)
     left_out = f"; {len(facts['skipped'])} left out" if facts["skipped"] else ""
     text = f"{facts['pictures']:,} pictures seen{left_out}; checkpoint written to {output}"
     _print(facts, as_json, text)
@@ -435,7 +437,7 @@ def info(
     if verify:
         opened.verify()
     facts = _facts(opened) | {"verified": verify}
-    _print(facts, as_json, "\n".join(f"{name}: {value}" for name, value in facts.items()))
+    _print(facts, as_json, "\n".join(f"{name}: {visible(value)}" for name, value in facts.items()))
 
 
 def _facts(index: Any) -> dict[str, Any]:
@@ -452,9 +454,11 @@ def _facts(index: Any) -> dict[str, Any]:
 
 
 def _caption(hit: dict[str, Any]) -> str:
+    """The first of an item's captions, whatever kind of value that column holds."""
     captions = (hit["metadata"] or {}).get("captions")
-    return f"  {captions[0]}" if captions else ""
+    first = captions[0] if isinstance(captions, list | tuple) and captions else captions
+    return "" if first is None or first == [] else f"  {visible(first)}"
 
 
 def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else text)
+    typer.echo(json_text(facts) if as_json else visible(text, keep="\n"))

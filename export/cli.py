@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engine.terminal import visible
+
 if TYPE_CHECKING:
     from engine.encoders.manifest import Manifest
 
@@ -76,7 +78,7 @@ def main(app: typer.Typer) -> None:
 
 def say(*words: object) -> None:
     """One line on stderr."""
-    print(" ".join(" ".join(map(str, words)).split()), file=sys.stderr)
+    print(visible(" ".join(" ".join(map(str, words)).split())), file=sys.stderr)
 
 
 def run(
@@ -130,7 +132,7 @@ def run(
     if triton_repo is not None:
         write_repository(output, manifest, triton_repo, name)
     report = _report(output, manifest, triton_repo)
-    typer.echo(json.dumps(report) if as_json else _text(report))
+    typer.echo(json.dumps(report) if as_json else visible(_text(report), keep="\n"))
     if not manifest.parity["passed"]:
         say("parity failed:", manifest.parity["lost_at"], "-", *manifest.parity["failures"][:3])
         sys.exit(PARITY_FAILED)

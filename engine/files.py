@@ -60,7 +60,8 @@ def map_npy(file: Path) -> Any:
     """The array in a `.npy` file, mapped: nothing is allocated for what its header claims."""
     try:
         check_regular(file)
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="ignore"):  # of a shape that nothing could hold; it is refused
+            return np.load(file, mmap_mode="r", allow_pickle=False)
     # numpy parses the header as Python
     except (
         *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.building.items import IdKind, Item, Metadata, Survey, file_stamp, plain
+from engine.dataset import mended
 from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
 from engine.files import MAX_LINE, bounded_lines, check_regular, open_regular
@@ -231,7 +232,7 @@ def captions_of(values: Mapping[str, Any]) -> list[str]:
     """What is said of the picture: "captions", or else "caption"; empty ones are left out."""
     said = values["captions"] if values.get("captions") is not None else values.get("caption")
     listed = said if isinstance(said, list) else [said]
-    return [text for text in listed if isinstance(text, str) and text.strip()]
+    return [mended(text) for text in listed if isinstance(text, str) and text.strip()]
 
 
 def json_rows(file: Path) -> Iterator[Row]:

@@ -92,6 +92,7 @@ class _Lines:
         self._back.extendleft(reversed(lines))
 
 
+_REMEDY = ". Put captions that hold a comma in double quotes"
 _TOO_LONG = f"a line of at most {MAX_LINE:,} characters expected, got more"
 
 
@@ -122,7 +123,7 @@ def _commas(lines: _Lines, names: Sequence[str]) -> list[str] | str:
             yield line
 
     try:
-        found = _counted(next(csv.reader(following(), strict=True), []), names)
+        found = _counted(next(csv.reader(following(), strict=True), []), names, _REMEDY)
     except csv.Error as error:
         found = f"a row in CSV expected, got {error}"
     if isinstance(found, str):
@@ -141,10 +142,7 @@ def _is_row(line: str, names: Sequence[str]) -> bool:
     return os.path.splitext(picture)[1] in (*SUFFIXES, *OTHER_SUFFIXES)
 
 
-def _counted(fields: list[str], names: Sequence[str]) -> list[str] | str:
+def _counted(fields: list[str], names: Sequence[str], remedy: str = "") -> list[str] | str:
     if not names or not fields or len(fields) == len(names):
         return fields
-    return (
-        f"{len(names)} fields expected, as in line 1, got {len(fields)}. "
-        "In CSV, put captions that hold a comma in double quotes"
-    )
+    return f"{len(names)} fields expected, as in line 1, got {len(fields)}{remedy}"

@@ -76,10 +76,9 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(place: str, row: Any) -> Record:
-    try:
-        image = row["image"]
-    except (KeyError, TypeError) as error:
-        raise DatasetError(f'{place}: "image" and "captions" expected, got {error!r}.') from None
+    if not isinstance(row, dict) or "image" not in row:
+        return Record.faulty(place, f'"image" and "captions" expected, got {brief(row)}')
+    image = row["image"]
     if not isinstance(image, str) or not image:
-        raise DatasetError(f'{place}: a path expected as "image", got {brief(image)}.')
+        return Record.faulty(place, f'a path expected as "image", got {brief(image)}')
     return Record.of(place, Path(image), row)

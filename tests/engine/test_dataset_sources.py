@@ -396,3 +396,17 @@ def test_pyarrow_is_missed_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "captions.parquet").write_bytes(b"")
     with pytest.raises(engine.MissingPackage, match=r"pip install 'hivlp-engine\[evaluate\]'"):
         read_dataset(tmp_path)
+
+
+def test_half_a_surrogate_pair_is_mended(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """In a caption or a concept, as JSON can say it; in a path, nothing can be there."""
+    lay_out(tmp_path, records)
+    odd = [dict(record) for record in records[:3]]
+    odd[0] |= {"captions": ["fun \ud83d"], "concept": "x\ud83d"}
+    odd[1]["image"] = "p\ud83d.webp"
+    write_json_lines(tmp_path, odd)
+    skipped: list[str] = []
+    read = read_dataset(tmp_path, skipped=skipped)
+    assert (read[0].captions, read[0].concept) == (("fun ?",), "x?")
+    assert len(read) == 2
+    assert len(skipped) == 1

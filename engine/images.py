@@ -1,14 +1,13 @@
 """Reading images: from a path, from bytes, or as Pillow holds them already.
 
 What a file may cost is bounded before anything is decoded: its bytes by `MAX_BYTES`, its pixels by `MAX_PIXELS`
-(read from the header), a JPEG's passes over them by `MAX_SCANS` and `MAX_SCANNED`, its segments by `MAX_SEGMENTS`.
-Only regular files are opened. Decoding takes at most about 13 bytes a pixel while it lasts; the RGB image that
-comes of it takes 3 or 4.
+(read from the header), a JPEG's passes over them by `MAX_SCANS` and `MAX_SCANNED`, and what else headers ask for by
+`image_headers`. Only regular files are opened. Decoding takes at most about 13 bytes a pixel while it lasts; the
+RGB image that comes of it takes 3 or 4.
 """
 
 import io
 import os
-import re
 import struct
 import threading
 import warnings
@@ -22,6 +21,7 @@ import numpy as np
 
 from engine.errors import ImageError, MissingPackage
 from engine.files import open_regular
+from engine.image_headers import orientation, passes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,14 +38,7 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28
 # A progressive JPEG of a few megabytes may ask for thousands of passes, minutes of work; real ones have about ten.
 MAX_SCANS = 100
-MAX_SCANNED = 2_000_000_000  # pixels times scans: the largest picture may have twenty
-# Pillow reads a JPEG's segments, and what lies between them, in Python: a microsecond a byte.
-MAX_SEGMENTS = 10_000
-MAX_JUNK = 1 << 16
-# Of a JPEG segment that has a length; the others count as junk.
-_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
-_SCAN, _END = b"\xda", b"\xd9"
-_ORIENTATION = 0x0112  # in EXIF
+MAX_SCANNED = 2_000_000_000  # pixels times passes over them: the largest JPEG may have twenty
 
 # What Pillow raises on damaged files, beside its own errors; found by feeding it such files.
 _FAULTS = (
@@ -80,7 +73,11 @@ def open_image(source: "ImageSource") -> "Image":
             image = source
         else:
             content = source if isinstance(source, bytes) else _content(source)
-            scans = _scans(content, source) if content.startswith(b"\xff\xd8") else 1
+            scans = passes(content)
+            if scans > MAX_SCANS:
+                raise ImageError(
+                    f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans expected, got more. Save it again."
+                )
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             if scans * image.width * image.height > MAX_SCANNED:
                 raise ImageError(
@@ -100,7 +97,7 @@ def decode_image(image: "Image", source: "ImageSource") -> "Image":
     from PIL import Image
 
     with _refusing(source):
-        image = _upright(image)
+        image = _upright(image, image.getexif().get(0x0112, 1) if image is source else None)
         if image.mode.startswith("I"):
             image = _eight_bits(image)
         if not image.has_transparency_data:
@@ -123,8 +120,11 @@ def _eight_bits(image: "Image") -> "Image":
     return Image.fromarray(grey)
 
 
-def _upright(image: "Image") -> "Image":
-    """Turned by its EXIF tag. Pillow's own function also writes EXIF anew, and fails where other tags are odd."""
+def _upright(image: "Image", turned: int | None) -> "Image":
+    """Turned by its EXIF tag, unless `turned` says how it is.
+
+    Pillow's own function also writes EXIF anew, and fails where other tags are odd.
+    """
     from PIL.Image import Transpose
 
     turns = {
@@ -137,27 +137,8 @@ def _upright(image: "Image") -> "Image":
         8: Transpose.ROTATE_90,
     }
     image.load()  # a PNG may have its EXIF behind the pixels
-    turn = turns.get(image.getexif().get(_ORIENTATION, 1))
+    turn = turns.get(orientation(image.info) if turned is None else turned)
     return image if turn is None else image.transpose(turn)
-
-
-def _scans(jpeg: bytes, source: "ImageSource") -> int:
-    """How many scans it has. Segments are walked, not searched: they hold anything."""
-    scans = segments = junk = 0
-    at = 2
-    while (marker := _MARKER.search(jpeg, at)) and marker[1] != _END:
-        segments += 1
-        junk += 0 if scans else marker.start() - at
-        scans += marker[1] == _SCAN
-        if scans > MAX_SCANS or segments > MAX_SEGMENTS or junk > MAX_JUNK:
-            raise ImageError(
-                f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans and {MAX_SEGMENTS:,} segments expected, got "
-                "more, or other bytes between them. Save it again."
-            )
-        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
-    if not scans and len(jpeg) - at > MAX_JUNK:
-        raise ImageError(f"{_name(source)}: a JPEG with a scan expected, got none. Leave it out.")
-    return scans
 
 
 def _content(source: "Path | Member") -> bytes:

@@ -32,7 +32,7 @@ def passes(content: bytes) -> int:
     return 1
 
 
-def orientation(info: Mapping[str, Any]) -> int:
+def orientation(info: Mapping[Any, Any]) -> int:
     """1 to 8, as EXIF or XMP have it in what Pillow keeps as `Image.info`."""
     exif, raw = info.get("exif"), info.get("Raw profile type exif")
     if exif is None and isinstance(raw, str):  # as ImageMagick writes it

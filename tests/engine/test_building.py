@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 import engine
 from engine.building import Report, build, build_index, encoding
+from engine.building.kinds import BEYOND, Kinds
 from engine.images import read_image
 from tests.conftest import PICTURES
 
@@ -394,6 +395,16 @@ def test_metadata_of_changing_kinds(encoder: engine.Encoder, tmp_path: Path) -> 
     assert report.index.metadata_at(2) is None
     assert report.lost == {"n": 2, "x": 1, "s": 1, "l": 1}
     assert any("2 values of the metadata column 'n' left out" in line for line in report.remarks())
+
+
+def test_a_table_whose_rows_have_columns_of_their_own() -> None:
+    """As many as an index can hold at once; the rest is counted."""
+    kinds = Kinds({}, {})
+    settled = [kinds.settle({f"k{row}": row, "same": row}) for row in range(1500)]
+    assert settled[998] == {"k998": 998, "same": 998}
+    assert settled[999:] == [{"same": row} for row in range(999, 1500)]
+    assert kinds.settle({"x" * 1001: 1}) is None
+    assert kinds.lost == {BEYOND: 502}
 
 
 def test_batches_are_bounded(

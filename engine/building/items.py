@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from engine.dataset import Member, mended
+from engine.dataset.arrow_rows import MAX_TEXT
 from engine.embeddings import Embeddings
 from engine.index import Id
 
@@ -98,11 +99,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return mended(value)
+        return mended(value[:MAX_TEXT])
     if isinstance(value, int):  # or a bool
         return value if -(1 << 63) <= value < 1 << 63 else None
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
     if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
-        return [mended(entry) for entry in value]
+        return [mended(entry[:MAX_TEXT]) for entry in value]
     return None

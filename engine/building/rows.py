@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.building.items import IdKind, Item, Metadata, Survey, file_stamp, plain
 from engine.dataset import mended
+from engine.dataset.arrow_rows import MAX_TEXT, python_rows
 from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
 from engine.files import MAX_LINE, bounded_lines, check_regular, open_regular
@@ -23,7 +24,7 @@ from engine.terminal import brief
 
 IDS = ("id", "key")  # columns that name an item, in order of preference
 IMAGE = "image"
-ROWS_AT_A_TIME = 64  # of Parquet: what may be held of its pictures
+PICTURES_AT_A_TIME, PATHS_AT_A_TIME = 16, 64  # rows of Parquet
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,9 @@ class ParquetFile:
                     start -= lengths[first]
                     first += 1
                 groups = list(range(first, len(lengths)))
-                for batch in opened.iter_batches(ROWS_AT_A_TIME, row_groups=groups):
-                    for values in batch.slice(start).to_pylist():
+                count = PATHS_AT_A_TIME if self.holds_paths else PICTURES_AT_A_TIME
+                for batch in opened.iter_batches(count, row_groups=groups):
+                    for values in python_rows(batch.slice(start)):
                         number += 1
                         yield Row(f"{self.path}, row {number}", number, values)
                     start = max(start - len(batch), 0)
@@ -232,7 +234,7 @@ def captions_of(values: Mapping[str, Any]) -> list[str]:
     """What is said of the picture: "captions", or else "caption"; empty ones are left out."""
     said = values["captions"] if values.get("captions") is not None else values.get("caption")
     listed = said if isinstance(said, list) else [said]
-    return [mended(text) for text in listed if isinstance(text, str) and text.strip()]
+    return [mended(text[:MAX_TEXT]) for text in listed if isinstance(text, str) and text.strip()]
 
 
 def json_rows(file: Path) -> Iterator[Row]:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from engine.building.items import IdKind, Metadata, Part, Skip, Survey, file_stamp, plain
 from engine.building.rows import captions_of
+from engine.dataset.arrow_rows import python_rows
 from engine.embeddings import Embeddings
 from engine.errors import DatasetError, MissingPackage
 from engine.files import check_regular, map_npy
@@ -241,7 +242,7 @@ def _metadata_blocks(file: Path, start: int) -> Iterator[list[dict[str, Any]]]:
     held: list[dict[str, Any]] = []
     with _opened(file) as opened:
         for batch in opened.iter_batches(BLOCK):
-            held += batch.slice(start).to_pylist()
+            held += python_rows(batch.slice(start))
             start = max(start - len(batch), 0)
             while len(held) >= BLOCK:
                 yield held[:BLOCK]

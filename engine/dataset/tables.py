@@ -6,6 +6,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from engine.dataset.arrow_rows import python_rows
 from engine.dataset.examples import Record
 from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
@@ -61,7 +62,7 @@ def parquet(file: Path) -> Iterator[Record]:
         with ParquetFile(file) as opened:
             columns = [name for name in opened.schema_arrow.names if name in COLUMNS]
             for batch in opened.iter_batches(columns=columns):
-                for row in batch.to_pylist():
+                for row in python_rows(batch):
                     number += 1
                     yield _record(f"{file}, row {number}", _without_nulls(row))
     except (OSError, ArrowException, UnicodeDecodeError) as error:

@@ -369,7 +369,7 @@ def plant(bug: str) -> None:
     elif bug == "scans":
         images.MAX_SCANS = 1 << 62
     elif bug == "upright":
-        images._upright = lambda image: image
+        images._upright = lambda image, _: image
     elif bug == "white":
         new = Image.new
         Image.new = lambda mode, size, color=0: new(mode, size, 0 if color == "white" else color)

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageOps
+from pyarrow import parquet
 
 import engine
 from engine import images
@@ -362,6 +364,35 @@ def test_hostile_headers_of_npy(head: str, tmp_path: Path) -> None:
         build_index([tmp_path / "image.npy"], tmp_path / "index")
     with pytest.raises(engine.DatasetError, match="an array of floats expected"):
         read_vectors(tmp_path)
+
+
+def test_values_of_parquet_that_python_cannot_hold(encoder: engine.Encoder, tmp_path: Path) -> None:
+    """They become text, or are left out; the rows are indexed, those after them, too."""
+    zoned = pa.timestamp("us", tz="Mars/Phobos")
+    broken = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"\xffb")]
+    )
+    table = pa.table(
+        {
+            "image": pa.array([PICTURE] * 2),
+            "far": pa.array([2**62, 0], pa.timestamp("us")),
+            "fine": pa.array([1_700_000_000_123_456_789, 2000], pa.timestamp("ns")),
+            "zoned": pa.array([1, 2], zoned),
+            "lasting": pa.array([1, 2000], pa.duration("ns")),
+            "text": broken,
+            "long": pa.array(["x" * 100_000, "y"]),
+        }
+    )
+    parquet.write_table(table, tmp_path / "a.parquet")
+    report = build_index([tmp_path / "a.parquet"], tmp_path / "index", encoder)
+    assert (report.indexed, report.skipped) == (2, 0)
+    first, second = (report.index.metadata_at(row) for row in range(2))
+    assert first is not None
+    assert second is not None
+    assert first["fine"] == "2023-11-14T22:13:20.123456789"
+    assert (first["text"], second["text"]) == ("\ufffd", "b")
+    assert second["far"] == "1970-01-01T00:00:00"
+    assert (first["long"], second["long"]) == ("x" * 65_536, "y")
 
 
 def nested() -> Iterator[str]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from engine.building.gathered import Gathered
 from engine.building.items import Skip
 from engine.building.sources import Source, origin
+from engine.building.vectors import VectorFile
 from engine.dataset import mended
 from engine.embeddings import Embeddings
 from engine.files import open_regular
@@ -170,7 +171,8 @@ class Names:
     def note(self, gathered: Gathered, named: Named, index: Index) -> None:
         """Remember what the index, as saved, holds of these entries."""
         became = dict(zip(named.keep, named.ids, strict=True)) | named.held
-        ids = {number: id for number, id in became.items() if isinstance(id, str)}
+        # Bare vectors have row numbers for names: they are never looked up again.
+        ids = {n: id for n, id in became.items() if not isinstance(gathered.sources[n], VectorFile)}
         if not ids:
             return
         fresh = np.zeros(len(ids), RECORD)
@@ -179,7 +181,7 @@ class Names:
             fresh, _fine(index, rows), ids.items(), strict=True
         ):
             entry = self._of(gathered.sources[number]).entry(gathered.ids[number])
-            record["entry"], record["id"] = entry, digest(id)
+            record["entry"], record["id"] = entry, digest(str(id))
             record["vector"] = _checksum(vector)
         self._fresh.append(fresh)
         with suppress(OSError):  # the index is saved: a record that lacks costs time, not pictures

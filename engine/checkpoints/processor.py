@@ -77,8 +77,8 @@ class Processor:
         Resizing its shorter side to 224 would make 224 x 4,480,000 pixels of 1 x 20,000.
         """
         settings = self.image_processor
-        size = dict(settings.size or {})
-        crops = settings.do_resize and getattr(settings, "do_center_crop", False)
+        size = dict(getattr(settings, "size", None) or {})
+        crops = all(getattr(settings, name, False) for name in ("do_resize", "do_center_crop"))
         if not (crops and size.get("shortest_edge")) or size.get("longest_edge"):
             return image
         longest = LONGEST_SIDE * min(image.size)

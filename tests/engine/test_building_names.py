@@ -103,8 +103,10 @@ def test_folders_of_one_name(encoder: engine.Encoder, tmp_path: Path) -> None:
 def test_nothing_held_is_encoded_again(
     encoder: engine.Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the record of what came from where; it moves with the index."""
+    """By the record of what came from where; it moves with the index. Ids that are numbers, too."""
     sources = [folder(tmp_path / name, cat=FILES[n]) for n, name in enumerate("ab")]
+    numbered = table(tmp_path / "c.parquet", ("a", FILES[2]), id=[7])
+    build_index([numbered], tmp_path / "numbered", encoder)
     for source in sources:
         build_index([source], tmp_path / "index", encoder)
     (tmp_path / "index").rename(tmp_path / "moved")
@@ -113,6 +115,7 @@ def test_nothing_held_is_encoded_again(
     monkeypatch.setattr("engine.images.open_image", lambda s: opened.append(s) or own(s))
     for source in sources:
         assert counts(build_index([source], tmp_path / "moved", encoder)) == (0, 1, 0)
+    assert counts(build_index([numbered], tmp_path / "numbered", encoder)) == (0, 1, 0)
     assert opened == []
 
 

@@ -235,7 +235,7 @@ def test_jpegs_that_python_would_read_byte_by_byte(junk: bytes) -> None:
         match="side by side expected",
     ):
         read_image(content)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5
 
 
 def test_jpegs_with_a_little_between_segments() -> None:
@@ -288,7 +288,7 @@ def test_exif_whose_values_lie_over_each_other(kind: str) -> None:
         stream = io.BytesIO()
         Image.new("RGB", (4, 4)).save(stream, "WEBP", exif=BOMB)
         assert read_image(stream.getvalue()).size == (4, 4)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5
 
 
 def test_a_png_of_a_million_chunks() -> None:
@@ -296,7 +296,7 @@ def test_a_png_of_a_million_chunks() -> None:
     started = time.process_time()
     with pytest.raises(engine.ImageError, match="at most 100,000 chunks expected, got more"):
         read_image(png(pixels, RGB, before=chunk(b"abCd", b"") * 1_000_000))
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5
     assert read_image(png(pixels, RGB, before=chunk(b"abCd", b"") * 1000)).size == (4, 4)
 
 

@@ -1,14 +1,14 @@
 """The command line: `python -m engine COMMAND`. Data on stdout, talk and progress on stderr."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine.command_line import BAD_INPUT, Commands, one_line, say
-from engine.json_values import to_json
+from engine.command_line import BAD_INPUT, Commands, say
+from engine.terminal import as_json as json_text
+from engine.terminal import visible
 
 if TYPE_CHECKING:
     from engine.result import Hit
@@ -155,7 +155,7 @@ def search(
     lines = []
     for query, error, hits in zip(queries, result.errors, result, strict=True):
         answers.append({"query": str(query), "hits": [hit._asdict() for hit in hits]})
-        lines.append(one_line(query))
+        lines.append(visible(query))
         if error is not None:
             say("error:", error)
             answers[-1]["error"] = str(error)
@@ -462,7 +462,7 @@ def info(
     if verify:
         opened.verify()
     facts = _facts(opened) | {"verified": verify}
-    _print(facts, as_json, "\n".join(f"{name}: {value}" for name, value in facts.items()))
+    _print(facts, as_json, "\n".join(f"{name}: {visible(value)}" for name, value in facts.items()))
 
 
 def _facts(index: Any) -> dict[str, Any]:
@@ -482,12 +482,9 @@ def _listed(hit: "Hit") -> str:
     """One line of a hit: score, id, and the first caption, whatever kind of value that is."""
     captions = (hit.metadata or {}).get("captions")
     first = captions[0] if isinstance(captions, list) and captions else captions
-    said = "" if first is None or first == [] else f"  {one_line(first)}"
-    return f"  {hit.score:7.4f}  {one_line(hit.id)}{said}"
+    said = "" if first is None or first == [] else f"  {visible(first)}"
+    return f"  {hit.score:7.4f}  {visible(hit.id)}{said}"
 
 
 def _print(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        text = to_json(facts, ascii_only=encoding.lower().replace("-", "") != "utf8")
-    typer.echo(text)
+    typer.echo(json_text(facts) if as_json else visible(text, keep="\n"))

@@ -9,13 +9,13 @@ A traceback is a fault of this program.
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
 from typer.core import TyperCommand, TyperGroup
 
+from engine.terminal import visible, write_anything
 from engine.threads import wait_passively
 
 BAD_INPUT, NO_MEMORY, STOPPED = 2, 1, 130
@@ -23,8 +23,6 @@ BAD_INPUT, NO_MEMORY, STOPPED = 2, 1, 130
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 # Of torch.save and of safetensors, which raise no OSError.
 _NOT_WRITTEN = ("iostream error", "PytorchStreamWriter failed", "(os error ")
-# What moves a terminal's cursor, hides or reorders text, or cannot be encoded.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class _Stops:
@@ -51,9 +49,7 @@ def run_command(load: Callable[[], Callable[[], Any]]) -> None:
     wait_passively()  # before anything loads torch
     from engine.errors import EngineError
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # None where it is closed; a test's is of another kind
-            stream.reconfigure(errors="backslashreplace")
+    write_anything()
     try:
         load()()
     except EngineError as error:
@@ -85,17 +81,12 @@ def _of_libraries() -> tuple[type[Exception], ...]:
 
 def say(*words: object) -> None:
     """One line on stderr, if anybody reads it."""
-    line = one_line(" ".join(" ".join(map(str, words)).split()))
+    line = visible(" ".join(" ".join(map(str, words)).split()))
     if sys.stderr is not None:  # print would take stdout
         try:
             print(line, file=sys.stderr, flush=True)
         except OSError:
             _let_go(sys.stderr)
-
-
-def one_line(text: object) -> str:
-    """Text from elsewhere, as a terminal may be shown it: controls as escapes, such as \\x1b and \\n."""
-    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 
 def _end(code: int, why: str) -> None:

@@ -1,12 +1,13 @@
 """Reading images: from a path, from bytes, or as Pillow holds them already.
 
 What a file may cost is bounded before anything is decoded: its bytes by `MAX_BYTES`, its pixels by `MAX_PIXELS`
-(read from the header), a progressive JPEG's passes over them by `MAX_SCANS`. Decoding takes at most about 13 bytes
-a pixel while it lasts; the RGB image that comes of it takes 3 or 4.
+(read from the header), a JPEG's passes over them by `MAX_SCANS` and `MAX_SCANNED`, and what else headers ask for by
+`image_headers`. Only regular files are opened. Decoding takes at most about 13 bytes a pixel while it lasts; the
+RGB image that comes of it takes 3 or 4.
 """
 
 import io
-import re
+import os
 import struct
 import threading
 import warnings
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from engine.errors import ImageError, MissingPackage
+from engine.files import open_regular
+from engine.image_headers import orientation, passes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,12 +32,13 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Pictures too, but not of a kind that is read.
+OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2")
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28
 # A progressive JPEG of a few megabytes may ask for thousands of passes, minutes of work; real ones have about ten.
 MAX_SCANS = 100
-_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # of a JPEG segment that has a length
-_SCAN, _END = b"\xda", b"\xd9"
+MAX_SCANNED = 2_000_000_000  # pixels times passes over them: the largest JPEG may have twenty
 
 # What Pillow raises on damaged files, beside its own errors; found by feeding it such files.
 _FAULTS = (
@@ -69,11 +73,17 @@ def open_image(source: "ImageSource") -> "Image":
             image = source
         else:
             content = source if isinstance(source, bytes) else _content(source)
-            if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
+            scans = passes(content)
+            if scans > MAX_SCANS:
                 raise ImageError(
                     f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans expected, got more. Save it again."
                 )
             image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if scans * image.width * image.height > MAX_SCANNED:
+                raise ImageError(
+                    f"{_name(source)}: a JPEG of at most {MAX_SCANNED:,} pixels times scans expected, got "
+                    f"{image.width}x{image.height} in {scans}. Save it again."
+                )
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(
                 f"{_name(source)}: at most {MAX_PIXELS:,} pixels expected, got {image.width}x{image.height}. "
@@ -84,10 +94,10 @@ def open_image(source: "ImageSource") -> "Image":
 
 def decode_image(image: "Image", source: "ImageSource") -> "Image":
     """What `open_image` opened, as `read_image` returns it; `source` is named in errors."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with _refusing(source):
-        image = ImageOps.exif_transpose(image)
+        image = _upright(image, image.getexif().get(0x0112, 1) if image is source else None)
         if image.mode.startswith("I"):
             image = _eight_bits(image)
         if not image.has_transparency_data:
@@ -110,22 +120,42 @@ def _eight_bits(image: "Image") -> "Image":
     return Image.fromarray(grey)
 
 
-def _scans(jpeg: bytes) -> int:
-    """How many scans it has, up to one too many; segments are walked, not searched: they hold anything."""
-    scans, at = 0, 2
-    while scans <= MAX_SCANS and (marker := _MARKER.search(jpeg, at)) and marker[1] != _END:
-        scans += marker[1] == _SCAN
-        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
-    return scans
+def _upright(image: "Image", turned: int | None) -> "Image":
+    """Turned by its EXIF tag, unless `turned` says how it is.
+
+    Pillow's own function also writes EXIF anew, and fails where other tags are odd.
+    """
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    image.load()  # a PNG may have its EXIF behind the pixels
+    turn = turns.get(orientation(image.info) if turned is None else turned)
+    return image if turn is None else image.transpose(turn)
 
 
 def _content(source: "Path | Member") -> bytes:
-    size = source.stat().st_size if isinstance(source, Path) else source.size
+    if not isinstance(source, Path):
+        _check_bytes(source, source.size)
+        return source.read_bytes()
+    with open_regular(source) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        _check_bytes(source, size)
+        return stream.read(size)
+
+
+def _check_bytes(source: "Path | Member", size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError(
             f"{source}: a file of at most {MAX_BYTES:,} bytes expected, got {size:,}. Scale it down first."
         )
-    return source.read_bytes()
 
 
 class _Silence:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from engine.terminal import visible
+
 
 @contextmanager
 def progress(doing: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -22,7 +24,7 @@ def progress(doing: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -37,5 +39,5 @@ def progress(doing: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
         bars.update(bar, advance=count, rate=f"{now / max(elapsed, 1e-9):,.0f}/s")
 
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        bar = bars.add_task(doing, total=total, completed=done, rate="")
+        bar = bars.add_task(visible(doing), total=total, completed=done, rate="")
         yield advance

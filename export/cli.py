@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from engine.command_line import Command, run_command, say
-from engine.json_values import to_json
+from engine.terminal import as_json as json_text
+from engine.terminal import visible
 
 if TYPE_CHECKING:
     from engine.encoders.manifest import Manifest
@@ -138,7 +139,7 @@ def run(
     if triton_repo is not None:
         write_repository(output, manifest, triton_repo, name)
     report = _report(output, manifest, triton_repo)
-    typer.echo(to_json(report) if as_json else _text(report))
+    typer.echo(json_text(report) if as_json else visible(_text(report), keep="\n"))
     if not manifest.parity["passed"]:
         say("parity failed:", manifest.parity["lost_at"], "-", *manifest.parity["failures"][:3])
         sys.exit(PARITY_FAILED)

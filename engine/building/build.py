@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,8 +14,9 @@ import torch
 
 from engine.building.encoding import encode_items, workers
 from engine.building.gathered import Gathered
-from engine.building.items import Part, Skip, Survey
+from engine.building.items import Item, Part, Skip, Survey
 from engine.building.kinds import Kinds
+from engine.building.naming import Named, Names
 from engine.building.report import Report
 from engine.building.sources import (
     Broken,
@@ -28,6 +30,7 @@ from engine.building.sources import (
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
 from engine.checks import check_count, check_flag, check_list, check_one_of, check_path
+from engine.dataset import mended
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder
 from engine.encoders.remembered import open_named, open_remembered
@@ -105,10 +108,10 @@ def index_folder(folder: Path, encoder: Encoder) -> Retriever:
     gathered, kinds = Gathered(), Kinds({}, {})
     with workers() as pool, progress(f"encoding {folder.name}", total) as advance:
         for source, _ in found:
-            for part in _parts(source, 0, 0, encoder, pool, lambda ids: [False] * len(ids)):
+            for part in _parts(source, 0, 0, encoder, pool, lambda _, ids: [False] * len(ids)):
                 if part.skipped:
                     raise DatasetError(f"{part.skipped[0].place}: {part.skipped[0].why}")
-                gathered.take(part, None, kinds)
+                gathered.take(part, source, None, kinds)
                 advance(part.taken)
     metadata = gathered.metadata if any(gathered.metadata) else None
     retriever.add(embeddings=gathered.vectors(), ids=gathered.ids, metadata=metadata)
@@ -149,7 +152,7 @@ class _Build:
         self.reached = self.state.reached[-1]
         self.ids_are = id_kind([source for source, _ in sources], known)
         self.kinds = Kinds(self.reached.kinds, self.reached.lost)
-        self.gathered = Gathered()
+        self.gathered, self.names = Gathered(), Names(output)
         self.first_why = ""
 
     def run(self) -> Report:
@@ -164,7 +167,8 @@ class _Build:
         ):
             saved, due = time.monotonic(), self._due()
             for part in self._all_parts(pool):
-                self.gathered.take(part, self.ids_are, self.kinds)
+                source, _ = self.sources[self.gathered.at[0]]
+                self.gathered.take(part, source, self.ids_are, self.kinds)
                 advance(part.taken)
                 late = self._settled() and time.monotonic() - saved > SAVE_SECONDS
                 if self.gathered.taken >= due or late:
@@ -202,8 +206,8 @@ class _Build:
         self.gathered.at = gathered.at
         if not gathered.taken:
             return
-        ids, vectors, metadata = self._without_duplicates(gathered)
-        if ids:
+        named, vectors, metadata = self._named(gathered)
+        if ids := named.ids:
             self._add(ids, vectors, metadata)
         self._list(gathered.skipped)
         source, offset = gathered.at
@@ -212,7 +216,7 @@ class _Build:
             source=source,
             offset=offset,
             indexed=self.reached.indexed + len(ids),
-            held=self.reached.held + gathered.held,
+            held=self.reached.held + gathered.held + len(named.held),
             skipped=self.reached.skipped + len(gathered.skipped),
             listed=self.listing.stat().st_size if self.listing.exists() else 0,
             kinds=dict(self.kinds.known),
@@ -225,6 +229,8 @@ class _Build:
             retriever.save(self.output)
             if fresh:  # from here on what was saved need not be in memory
                 self.retriever = self._reopened()
+        if self.retriever is not None and self.retriever.index.path is not None:
+            self.names.note(gathered, named, self.retriever.index)
 
     def _add(self, ids: list[Id], vectors: Embeddings, metadata: list[Any]) -> None:
         described = metadata if any(metadata) else None
@@ -242,27 +248,17 @@ class _Build:
         else:
             self.retriever.add(embeddings=vectors, ids=ids, metadata=described)
 
-    def _without_duplicates(self, gathered: "Gathered") -> tuple[list[Id], Embeddings, list[Any]]:
-        """What may be added: the first entry of each id. The others are noted as left out."""
-        rows = self._rows(gathered.ids)
-        seen: set[Id] = set()
-        keep = []
-        for number, (id, row) in enumerate(zip(gathered.ids, rows, strict=True)):
-            if row >= 0 or id in seen:
-                gathered.skipped.append(
-                    Skip(id, "", "an id of its own expected, got an earlier one's")
-                )
-            else:
-                seen.add(id)
-                keep.append(number)
+    def _named(self, gathered: Gathered) -> tuple[Named, Embeddings, list[Any]]:
+        """What may be added, under which ids; what is there already is noted as held or left out."""
         if not gathered.ids:
-            return [], Embeddings(None, torch.empty(0, 0)), []
+            return Named(), Embeddings(None, torch.empty(0, 0)), []
         vectors = gathered.vectors()
-        if len(keep) < len(gathered.ids):
-            coarse = None if vectors.coarse is None else vectors.coarse[keep]
-            vectors = Embeddings(coarse, vectors.fine[keep])
-        ids = [gathered.ids[number] for number in keep]
-        return ids, vectors, [gathered.metadata[number] for number in keep]
+        index = None if self.retriever is None else self.retriever.index
+        named = self.names.settle(gathered, vectors, index, self.base)
+        if len(named.keep) < len(gathered.ids):
+            coarse = None if vectors.coarse is None else vectors.coarse[named.keep]
+            vectors = Embeddings(coarse, vectors.fine[named.keep])
+        return named, vectors, [gathered.metadata[number] for number in named.keep]
 
     def _list(self, skipped: list[Skip]) -> None:
         """Append to the list; what an interrupted build wrote there and never published is cut off first."""
@@ -329,22 +325,10 @@ class _Build:
         assert self.retriever is not None
         return self.retriever
 
-    def _held(self, ids: Sequence[Id]) -> list[bool]:
+    def _held(self, source: Source, ids: Sequence[Id]) -> list[bool]:
         if not self.base:
             return [False] * len(ids)
-        if self.retriever is None:
-            return [False] * len(ids)
-        index = self.retriever.index
-        rows = index.find(self._cast(ids))
-        held: list[bool] = ((rows >= 0) & (index.rank_of(rows) < self.base)).tolist()
-        return held
-
-    def _rows(self, ids: Sequence[Id]) -> list[int]:
-        """The row of each id, -1 where the index does not hold it."""
-        if self.retriever is None:
-            return [-1] * len(ids)
-        found: list[int] = self.retriever.index.find(self._cast(ids)).tolist()
-        return found
+        return self.names.held(source, self._cast(ids), self._filled().index, self.base)
 
     def _cast(self, ids: Sequence[Id]) -> list[Id]:
         return [str(id) if self.ids_are == "str" else id for id in ids]
@@ -367,12 +351,23 @@ def _parts(
     first: int,
     encoder: Encoder | None,
     pool: ThreadPoolExecutor,
-    held: Callable[[Sequence[Id]], list[bool]],
+    held: Callable[[Source, Sequence[Id]], list[bool]],
     at_most: int = CHUNK,
 ) -> Iterator[Part]:
+    mine = partial(held, source)
     if not isinstance(source, VectorSource):
-        return encode_items(source.items(start), encoder, pool, held, at_most)
-    return (_without_held(part, held) for part in source.parts(start, first))
+        items = map(_storable, source.items(start))
+        return encode_items(items, encoder, pool, mine, at_most)
+    return (_without_held(part, mine) for part in source.parts(start, first))
+
+
+def _storable(item: Item) -> Item:
+    """`item`, or what says that nothing can store its name."""
+    if not isinstance(item.id, str) or mended(item.id) == item.id:
+        return item
+    name = item.id.encode("utf-8", "backslashreplace").decode()
+    fault = item.fault or "a name in UTF-8 expected, got other bytes. Rename it"
+    return replace(item, id=name, picture=None, fault=fault)
 
 
 def _without_held(part: Part, held: Callable[[Sequence[Id]], list[bool]]) -> Part:
@@ -387,6 +382,7 @@ def _without_held(part: Part, held: Callable[[Sequence[Id]], list[bool]]) -> Par
         ids=[part.ids[row] for row in keep],
         vectors=Embeddings(None if coarse is None else coarse[keep], part.vectors.fine[keep]),
         metadata=[part.metadata[row] for row in keep],
+        places=[part.places[row] for row in keep],
         held=sum(known),
     )
 

@@ -61,6 +61,7 @@ def encode_items(
             else:
                 pictures.append(image)
                 part.ids.append(entry.item.id)
+                part.places.append(entry.item.place)
                 part.metadata.append(entry.item.metadata)
         if pictures:
             assert encoder is not None  # `build_index` sees to it
@@ -173,5 +174,5 @@ def _size(item: Item) -> int:
         return picture.size
     try:
         return picture.stat().st_size if isinstance(picture, Path) else 0
-    except OSError:  # opening it will say why
+    except (OSError, ValueError):  # opening it will say why
         return 0

@@ -8,10 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from engine.building.items import IdKind, Item, Survey, file_stamp
-from engine.images import SUFFIXES
-
-# Pictures too, but not of a kind that is read: listed as left out, where other files are passed over.
-OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2")
+from engine.images import OTHER_SUFFIXES, SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Folder:
             name = self.prefix + path.relative_to(self.path).as_posix()
             if suffix in SUFFIXES:
                 yield Item(name, path, str(path))
-            elif suffix in OTHER_SUFFIXES:
+            elif suffix in OTHER_SUFFIXES:  # listed as left out, where other files are passed over
                 fault = f"a JPEG, PNG or WebP image expected, got {suffix}. Convert it"
                 yield Item(name, None, str(path), fault=fault)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
-from engine.dataset import Member
+from engine.dataset import Member, mended
+from engine.dataset.arrow_rows import MAX_TEXT
 from engine.embeddings import Embeddings
 from engine.index import Id
 
@@ -44,6 +45,7 @@ class Part:
     """The next entries of a source: what of them is to be added, and what not.
 
     taken: how many entries these are; each is in `ids`, in `skipped`, or counted in `held`.
+    places: where each of them is in the source.
     vectors: one row per id; None where there is no id.
     held: entries that the index held before the build began.
     """
@@ -54,6 +56,7 @@ class Part:
     metadata: list[Metadata] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     held: int = 0
+    places: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def file_stamp(file: Path) -> str:
 
 def plain(values: Mapping[str, Any]) -> Metadata:
     """The values that metadata can hold: text, numbers, truth, dates as text, lists of text. No other."""
-    kept = {name: _plain(value) for name, value in values.items()}
+    kept = {mended(name): _plain(value) for name, value in values.items()}
     return {name: value for name, value in kept.items() if value is not None}
 
 
@@ -96,16 +99,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return _encodable(value)
+        return mended(value[:MAX_TEXT])
     if isinstance(value, int):  # or a bool
         return value if -(1 << 63) <= value < 1 << 63 else None
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
     if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
-        return [_encodable(entry) for entry in value]
+        return [mended(entry[:MAX_TEXT]) for entry in value]
     return None
-
-
-def _encodable(text: str) -> str:
-    """JSON can say half a surrogate pair; nothing can store it."""
-    return text.encode("utf-8", "replace").decode()

@@ -6,12 +6,16 @@ from typing import Any
 
 from engine.building.items import Metadata
 
+MAX_COLUMNS = 1000  # a table where every row has columns of its own is no table
+MAX_NAME = 1000  # characters
+BEYOND = "columns beyond the first 1,000, or of long names"
+
 
 class Kinds:
     """The first value of a column says of which kind it is: "bool", "int", "float", "str" or "list" (of text).
 
     Later values are made so where nothing is lost (2 is 2.0, 7 is "7", "a" is ["a"]); others are left out and
-    counted by column in `lost`.
+    counted by column in `lost`. So are columns beyond `MAX_COLUMNS`, as `BEYOND`.
     """
 
     def __init__(self, known: Mapping[str, str], lost: Mapping[str, int]) -> None:
@@ -21,8 +25,12 @@ class Kinds:
         """`metadata` with every value of its column's kind; None where nothing is in it."""
         settled = {}
         for name, value in metadata.items():
-            kind = self.known.setdefault(name, type(value).__name__)
-            fitting = _as(kind, value)
+            if name not in self.known:
+                if len(self.known) >= MAX_COLUMNS or len(name) > MAX_NAME:
+                    self.lost[BEYOND] += 1
+                    continue
+                self.known[name] = type(value).__name__
+            fitting = _as(self.known[name], value)
             if fitting is None:
                 self.lost[name] += 1
             else:

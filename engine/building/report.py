@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.building.kinds import BEYOND
 from engine.index import Index
 
 
@@ -36,6 +37,8 @@ class Report:
             lines.append(f"{self.skipped:,} entries left out, see {self.listed}")
         lines += [
             f"{count:,} values of the metadata column {name!r} left out: of another kind than the first"
+            if name != BEYOND
+            else f"{count:,} values of metadata left out: {BEYOND}"
             for name, count in self.lost.items()
         ]
         return lines

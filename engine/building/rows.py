@@ -5,21 +5,26 @@ of "bytes" and "path" as Hugging Face `datasets` writes it. "caption" and "capti
 other columns of plain values become metadata as they are.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import TextIOWrapper
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from engine.building.items import IdKind, Item, Metadata, Survey, file_stamp, plain
+from engine.dataset import mended
+from engine.dataset.arrow_rows import MAX_TEXT, python_rows
+from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
+from engine.files import MAX_LINE, bounded_lines, check_regular, open_regular
+from engine.terminal import brief
 
 IDS = ("id", "key")  # columns that name an item, in order of preference
 IMAGE = "image"
-ROWS_AT_A_TIME = 64  # of Parquet: what may be held of its pictures
+PICTURES_AT_A_TIME, PATHS_AT_A_TIME = 16, 64  # rows of Parquet
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,13 @@ class ParquetFile:
     def survey(self) -> Survey:
         with self._opened() as opened:
             count = opened.metadata.num_rows
-        if self._is_paths:
+        if self.holds_paths:
             count = sum(1 for _ in self.items(0))
         return Survey(count, file_stamp(self.path))
 
     def items(self, start: int) -> Iterator[Item]:
         """In the order of the rows; whole row groups before `start` are not read."""
-        if self._is_paths:
+        if self.holds_paths:
             rows = self._rows(0)
             return islice(joined(rows, self.path.parent, self.prefix, self._image), start, None)
         return (self._item(row) for row in self._rows(start))
@@ -106,7 +111,8 @@ class ParquetFile:
         return held[0]
 
     @cached_property
-    def _is_paths(self) -> bool:
+    def holds_paths(self) -> bool:
+        """Whether its pictures are files that it names."""
         from pyarrow import types
 
         kind = self._names[self._image]
@@ -114,9 +120,32 @@ class ParquetFile:
 
     @cached_property
     def _id_column(self) -> str | None:
-        if self._is_paths:
+        if self.holds_paths:
             return None
         return next((name for name in IDS if name in self._names), None)
+
+    @cached_property
+    def _repeated(self) -> frozenset[int]:
+        """The rows whose bytes have the file name of an earlier row: `datasets` drops the folders that tell them
+        apart."""
+        from pyarrow import ArrowException, types
+
+        if not types.is_struct(self._names[self._image]):
+            return frozenset()
+        seen, repeated, number = set[str](), set[int](), 0
+        try:
+            with self._opened() as opened:
+                for batch in opened.iter_batches(columns=[f"{self._image}.path"]):
+                    for held in batch.column(0).to_pylist():
+                        number += 1
+                        name = held and held.get("path")
+                        if name in seen:
+                            repeated.add(number)
+                        elif name:
+                            seen.add(name)
+        except (OSError, ArrowException, UnicodeDecodeError):
+            pass  # reading the rows says where the file breaks off
+        return frozenset(repeated)
 
     def _opened(self) -> Any:
         try:
@@ -124,6 +153,7 @@ class ParquetFile:
         except ModuleNotFoundError:
             raise MissingPackage.of("pyarrow", "evaluate", "Reading Parquet") from None
         try:
+            check_regular(self.path)
             # buffer_size: columns are read as they are needed, not a row group at a time
             return parquet.ParquetFile(self.path, buffer_size=1 << 20)
         except (OSError, ArrowException) as error:
@@ -145,8 +175,9 @@ class ParquetFile:
                     start -= lengths[first]
                     first += 1
                 groups = list(range(first, len(lengths)))
-                for batch in opened.iter_batches(ROWS_AT_A_TIME, row_groups=groups):
-                    for values in batch.slice(start).to_pylist():
+                count = PATHS_AT_A_TIME if self.holds_paths else PICTURES_AT_A_TIME
+                for batch in opened.iter_batches(count, row_groups=groups):
+                    for values in python_rows(batch.slice(start)):
                         number += 1
                         yield Row(f"{self.path}, row {number}", number, values)
                     start = max(start - len(batch), 0)
@@ -162,6 +193,8 @@ class ParquetFile:
         id = row.values.get(self._id_column) if self._id_column is not None else None
         if id is None:
             id = name or f"{self.path.stem}:{row.number}"
+            if row.number in self._repeated:
+                id = f"{id}:{row.number}"
         if row.fault:
             return Item(id, None, row.place, fault=row.fault)
         if content is None and name and not _leaves(name):
@@ -182,7 +215,9 @@ def joined(rows: Iterator[Row], folder: Path, prefix: str, column: str = IMAGE) 
         first, *rest = run
         name = first.values.get(column)
         if first.fault or not isinstance(name, str) or not name or _leaves(name):
-            fault = first.fault or f'a path inside the folder expected as "{column}", got {name!r}'
+            fault = (
+                first.fault or f'a path inside the folder expected as "{column}", got {brief(name)}'
+            )
             yield Item(f"{prefix}row {first.number}", None, first.place, fault=fault)
             continue
         metadata = _described(first, column)
@@ -199,43 +234,41 @@ def captions_of(values: Mapping[str, Any]) -> list[str]:
     """What is said of the picture: "captions", or else "caption"; empty ones are left out."""
     said = values["captions"] if values.get("captions") is not None else values.get("caption")
     listed = said if isinstance(said, list) else [said]
-    return [text for text in listed if isinstance(text, str) and text.strip()]
+    return [mended(text[:MAX_TEXT]) for text in listed if isinstance(text, str) and text.strip()]
 
 
 def json_rows(file: Path) -> Iterator[Row]:
     """JSON lines, read as they are needed; empty lines are passed over."""
-    with _reading(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+    try:
+        opened = open_regular(file)
+    except OSError as error:
+        raise DatasetError(f"{file}: a captions file expected, got {error}.") from None
+    # utf-8-sig: spreadsheets put a mark before the first name
+    with opened, TextIOWrapper(opened, "utf-8-sig", "replace") as text:
+        for number, line in enumerate(bounded_lines(text), start=1):
+            if line is not None and not line.strip():
                 continue
             place = f"{file}:{number}"
             try:
-                values = json.loads(line)
+                values = (
+                    json.loads(line) if line is not None else f"more than {MAX_LINE:,} characters"
+                )
             except (ValueError, RecursionError) as error:
                 yield Row(place, number, {}, f"a JSON object expected, got {error}")
                 continue
             if isinstance(values, dict):
                 yield Row(place, number, values)
             else:
-                yield Row(place, number, {}, f"a JSON object expected, got {values!r:.80}")
+                yield Row(place, number, {}, f"a JSON object expected, got {brief(values)}")
 
 
 def csv_rows(file: Path) -> Iterator[Row]:
-    """CSV with a line of column names; tabs between the fields of a `.tsv`."""
-    with _reading(file) as lines:
-        rows = csv.DictReader(lines, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-        try:
-            names = rows.fieldnames or []
-            if IMAGE not in names:
-                raise DatasetError(f'{file}:1: a column "image" expected, got {list(names)}.')
-            for row in rows:
-                place = f"{file}:{rows.line_num}"
-                whole = None not in row and None not in row.values()
-                fault = "" if whole else f"{len(names)} fields expected, as in line 1"
-                yield Row(place, rows.line_num, row if whole else {}, fault)
-        except csv.Error as error:
-            fault = f"the lines from here on cannot be read: {error}"
-            yield Row(f"{file}:{rows.line_num}", rows.line_num, {}, fault)
+    """CSV or TSV with a line of column names."""
+    try:
+        for row in separated(file, (IMAGE,), errors="replace"):
+            yield Row(f"{file}:{row.line}", row.line, row.values, row.fault)
+    except OSError as error:
+        raise DatasetError(f"{file}: a captions file expected, got {error}.") from None
 
 
 def _described(row: Row, column: str) -> Metadata:
@@ -250,14 +283,6 @@ def _described(row: Row, column: str) -> Metadata:
 
 def _leaves(name: str) -> bool:
     return Path(name).is_absolute() or ".." in Path(name).parts
-
-
-def _reading(file: Path) -> Any:
-    try:
-        # utf-8-sig: spreadsheets put a mark before the first name
-        return file.open(encoding="utf-8-sig", errors="replace", newline="")
-    except OSError as error:
-        raise DatasetError(f"{file}: a captions file expected, got {error}.") from None
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -7,7 +7,6 @@ The picture is `.jpg`, `.jpeg`, `.png` or `.webp`; the id is the key. The lines 
 """
 
 import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -17,9 +16,9 @@ from typing import Any
 from engine.building.items import IdKind, Item, Metadata, Survey, file_stamp, plain
 from engine.building.rows import captions_of
 from engine.dataset import Member
-from engine.dataset.tars import KEY, PICTURES
-
-MAX_TEXT = 1 << 20  # bytes of a `.txt` or `.json`
+from engine.dataset.tar_headers import TarError
+from engine.dataset.tars import PICTURES, members, text_of
+from engine.terminal import brief
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Shard:
             place = f"{self.path}:{key}"
             picture = next((files[suffix] for suffix in PICTURES if suffix in files), None)
             if picture is None:
-                expected = f"a picture ({', '.join(PICTURES)}) expected, got {sorted(files)}"
+                expected = f"a picture ({', '.join(PICTURES)}) expected, got {brief(sorted(files))}"
                 yield Item(key, None, place, fault=fault or expected)
                 continue
             try:
@@ -63,20 +62,8 @@ class Shard:
 
     def _members(self) -> Iterator[tuple[str, str, Member | str]]:
         try:
-            # "r:": in a compressed tar nothing can be read from the middle
-            with tarfile.open(self.path, "r:") as archive:
-                for info in archive:
-                    match = KEY.fullmatch(info.name)
-                    if info.isreg() and match is not None:
-                        member = Member(self.path, info.name, info.offset_data, info.size)
-                        yield match[1], match[2].lower(), member
-                    archive.members = []  # type: ignore[attr-defined]  # tarfile keeps them all
-                # tarfile stops without a word at a header that is damaged or cut off
-                assert archive.fileobj is not None
-                archive.fileobj.seek(archive.offset)
-                if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise tarfile.ReadError("neither a file nor the end of the archive")
-        except (OSError, tarfile.TarError) as error:
+            yield from members(self.path)
+        except (OSError, TarError) as error:
             fault = f"a whole, uncompressed tar expected, from here on got: {error}"
             yield f"{self.path.name}, the rest", "", fault
 
@@ -84,16 +71,10 @@ class Shard:
 def _described(files: dict[str, Member]) -> Metadata:
     values: dict[str, Any] = {}
     if "json" in files:
-        values = json.loads(_text(files["json"]))
+        values = json.loads(text_of(files["json"]))
         if not isinstance(values, dict):
-            raise ValueError(f"got {values!r:.80}")
-    said = {"captions": _text(files["txt"]).splitlines()} if "txt" in files else values
+            raise ValueError(f"got {brief(values)}")
+    said = {"captions": text_of(files["txt"]).splitlines()} if "txt" in files else values
     captions = captions_of(said)
     named = {name: value for name, value in values.items() if name not in ("caption", "captions")}
     return plain(named) | ({"captions": captions} if captions else {})
-
-
-def _text(member: Member) -> str:
-    if member.size > MAX_TEXT:
-        raise ValueError(f"at most {MAX_TEXT:,} bytes expected, got {member.size:,}")
-    return member.read_bytes().decode("utf-8")

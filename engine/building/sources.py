@@ -41,6 +41,15 @@ def open_sources(paths: Sequence[Path]) -> list[Source]:
     return [source for path in paths for source in _open(path, several)]
 
 
+def origin(source: Source) -> Path:
+    """What the ids of a source are relative to: a folder, or the file that holds its pictures."""
+    path = source.path.resolve()
+    by_path = isinstance(source, SinglePicture | CaptionsFile) or (
+        isinstance(source, ParquetFile) and source.holds_paths
+    )
+    return path.parent if by_path else path
+
+
 def _open(path: Path, several: bool) -> list[Source]:
     if path.is_dir():
         return _open_folder(path, f"{path.resolve().name}/" if several else "")

@@ -12,21 +12,21 @@ block at a time.
 """
 
 import re
-import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from engine.building.items import IdKind, Metadata, Part, Skip, Survey, file_stamp, plain
 from engine.building.rows import captions_of
+from engine.dataset.arrow_rows import python_rows
 from engine.embeddings import Embeddings
 from engine.errors import DatasetError, MissingPackage
+from engine.files import check_regular, map_npy
 from engine.index import Id
 from engine.queries import as_vectors
 
@@ -84,6 +84,7 @@ class VectorFile:
         from safetensors import SafetensorError, safe_open
 
         try:
+            check_regular(self.path)
             opened = safe_open(self.path, framework="pt")
             names = set(opened.keys())  # type: ignore[no-untyped-call]
             found = next((pair for pair in PAIRS if pair[0] in names), None)
@@ -186,7 +187,7 @@ def finite(vectors: Embeddings, ids: list[Id], places: list[str], metadata: list
     if coarse is not None:
         good &= coarse.isfinite().all(dim=1)
     if good.all():
-        return Part(len(ids), ids, vectors, metadata)
+        return Part(len(ids), ids, vectors, metadata, places=places)
     kept = good.nonzero().flatten().tolist()
     lost = (~good).nonzero().flatten().tolist()
     return Part(
@@ -195,6 +196,7 @@ def finite(vectors: Embeddings, ids: list[Id], places: list[str], metadata: list
         Embeddings(None if coarse is None else coarse[kept], vectors.fine[kept]),
         [metadata[row] for row in kept],
         [Skip(ids[row], places[row], "finite values expected, got NaN or inf") for row in lost],
+        places=[places[row] for row in kept],
     )
 
 
@@ -212,11 +214,7 @@ def _read(table: Any, start: int, end: int) -> torch.Tensor | None:
 
 
 def _npy(file: Path) -> Any:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    # numpy parses the header as Python
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise DatasetError(f"{file}: an array of floats expected, got {error}.") from None
+    array = map_npy(file)
     _check_rank(file, array)
     return array
 
@@ -233,6 +231,7 @@ def _opened(file: Path) -> Any:
     except ModuleNotFoundError:
         raise MissingPackage.of("pyarrow", "evaluate", "Reading Parquet") from None
     try:
+        check_regular(file)
         return ParquetFile(file)
     except (OSError, ArrowException) as error:
         raise DatasetError(f"{file}: metadata in Parquet expected, got {error}.") from None
@@ -243,7 +242,7 @@ def _metadata_blocks(file: Path, start: int) -> Iterator[list[dict[str, Any]]]:
     held: list[dict[str, Any]] = []
     with _opened(file) as opened:
         for batch in opened.iter_batches(BLOCK):
-            held += batch.slice(start).to_pylist()
+            held += python_rows(batch.slice(start))
             start = max(start - len(batch), 0)
             while len(held) >= BLOCK:
                 yield held[:BLOCK]

@@ -20,13 +20,13 @@ part it plays in each named split, `split` its part in the one split that has no
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from engine.dataset.examples import Example, Member, Picture, Record, Skipped, gather
+from engine.dataset.examples import Example, Member, Picture, Record, Skipped, gather, mended
 from engine.dataset.karpathy import karpathy
 from engine.dataset.tables import comma_separated, json_lines, parquet
 from engine.dataset.tars import tars
 from engine.errors import DatasetError
 
-__all__ = ["CAPTIONS", "Example", "Member", "Picture", "Skipped", "read_dataset"]
+__all__ = ["CAPTIONS", "Example", "Member", "Picture", "Skipped", "mended", "read_dataset"]
 
 CAPTIONS = "captions.jsonl"
 _READERS: dict[str, Callable[[Path], Iterator[Record]]] = {

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from engine.errors import DatasetError
+from engine.files import open_regular
+from engine.terminal import brief
 
 Skipped: TypeAlias = list[str]  # a line for each thing left out: where it is, and why
+
+
+def mended(text: str) -> str:
+    """`text` less what nothing can store: JSON can say half a surrogate pair, a file name be no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Member:
     size: int
 
     def read_bytes(self) -> bytes:
-        with self.archive.open("rb") as file:
+        with open_regular(self.archive) as file:
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -57,6 +64,7 @@ class Record:
     image: relative to the folder of pictures, or a member of a tar; None = captions without a picture.
     concept: None = this picture's own.
     parts: split -> the part that the picture plays in it; the split that a source has without naming it is None.
+    fault: why nothing of it can be used.
     """
 
     place: str
@@ -64,6 +72,12 @@ class Record:
     captions: list[Any]
     concept: str | None
     parts: Mapping[str | None, str]
+    fault: str = ""
+
+    @classmethod
+    def faulty(cls, place: str, fault: str) -> "Record":
+        """A row of which nothing can be used."""
+        return cls(place, None, [], None, {}, fault)
 
     @classmethod
     def of(cls, place: str, image: Picture | None, row: Any) -> "Record":
@@ -78,12 +92,12 @@ class Record:
                 f'{place}: "image" and "captions" expected, got {error!r}.'
             ) from None
         if not isinstance(captions, list):
-            raise DatasetError(f"{place}: a list of captions expected, got {captions!r}.")
+            raise DatasetError(f"{place}: a list of captions expected, got {brief(captions)}.")
         return cls(
             place,
             image,
             captions,
-            str(concept) if concept not in (None, "") else None,
+            mended(str(concept)) if concept not in (None, "") else None,
             parts if part in (None, "") else {None: str(part), **parts},
         )
 
@@ -102,9 +116,12 @@ def gather(
     """
     found: dict[Picture, Example] = {}
     for record in _of_part(list(records), split, part):
-        captions = [text for text in record.captions if isinstance(text, str) and text.strip()]
+        if record.fault:
+            _leave_out(record, record.fault, skipped)
+            continue
+        captions = [mended(t) for t in record.captions if isinstance(t, str) and t.strip()]
         if not captions or len(captions) < len(record.captions):
-            fault = f"captions with words in them expected, got {record.captions!r:.200}"
+            fault = f"captions with words in them expected, got {brief(record.captions)}"
             _leave_out(record, fault, skipped)
         image = record.image
         if image is None:
@@ -137,7 +154,7 @@ def _of_part(records: list[Record], split: str | None, part: str | None) -> list
         return records
     # "restval" is the part of COCO's own validation set that everybody trains on.
     parts = {part, "restval"} if part == "train" else {part}
-    return [record for record in records if record.parts.get(split) in parts]
+    return [record for record in records if record.fault or record.parts.get(split) in parts]
 
 
 def _leave_out(record: Record, fault: str, skipped: Skipped | None) -> None:
@@ -148,4 +165,4 @@ def _leave_out(record: Record, fault: str, skipped: Skipped | None) -> None:
 
 
 def _name(image: Picture) -> str:
-    return image.as_posix() if isinstance(image, Path) else str(image)
+    return mended(image.as_posix() if isinstance(image, Path) else str(image))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.dataset.examples import Record
 from engine.errors import DatasetError
+from engine.files import open_regular
 
 CAPTIONS_A_PICTURE = (
     5  # some COCO pictures have six or seven; 25,000 captions for 5,000 is what is reported on
@@ -22,7 +23,8 @@ CAPTIONS_A_PICTURE = (
 def karpathy(file: Path) -> Iterator[Record]:
     """The pictures of all parts in file order, each with its first five captions."""
     try:
-        images = json.loads(file.read_bytes())["images"]
+        with open_regular(file) as opened:
+            images = json.loads(opened.read())["images"]
         entries = list(enumerate(images))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(

@@ -9,7 +9,6 @@
 Floats of any width. N and M are those of the whole data set, or of the part that is asked for.
 """
 
-import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from engine.embeddings import Embeddings
 from engine.errors import DatasetError
 from engine.evaluation.pool import Pool
+from engine.files import check_regular, map_npy
 from engine.index import check_vectors
 from engine.queries import as_vectors
 
@@ -72,6 +72,7 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
+        check_regular(path)
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DatasetError(f"{path}: vectors in safetensors expected, got {error}.") from None
@@ -83,9 +84,5 @@ def _from_folder(folder: Path) -> dict[str, Any]:
     for name in NAMES:
         file = folder / f"{name}.npy"
         if file.is_file():
-            try:
-                arrays[name] = np.load(file, allow_pickle=False)
-            # numpy parses the header as Python
-            except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-                raise DatasetError(f"{file}: an array of floats expected, got {error}.") from None
+            arrays[name] = np.array(map_npy(file))
     return arrays

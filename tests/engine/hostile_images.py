@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from engine import images
 from engine.errors import ImageError
@@ -369,7 +369,7 @@ def plant(bug: str) -> None:
     elif bug == "scans":
         images.MAX_SCANS = 1 << 62
     elif bug == "upright":
-        ImageOps.exif_transpose = lambda image: image  # type: ignore[assignment]
+        images._upright = lambda image, _: image
     elif bug == "white":
         new = Image.new
         Image.new = lambda mode, size, color=0: new(mode, size, 0 if color == "white" else color)

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 import engine
 from engine.building import Report, build, build_index, encoding
+from engine.building.kinds import BEYOND, Kinds
 from engine.images import read_image
 from tests.conftest import PICTURES
 
@@ -121,8 +122,9 @@ def test_captions_files(kind: str, folder: Path, encoder: engine.Encoder, tmp_pa
     elif kind == "parquet":
         parquet.write_table(pa.Table.from_pylist(rows), file)
     else:
-        mark = "\t" if kind == "tsv" else ","
-        lines = [mark.join(rows[0]), *(mark.join(f'"{v}"' for v in row.values()) for row in rows)]
+        mark, quote = ("\t", "") if kind == "tsv" else (",", '"')
+        quoted = ([f"{quote}{value}{quote}" for value in row.values()] for row in rows)
+        lines = [mark.join(rows[0]), *map(mark.join, quoted)]
         file.write_text("﻿" + "\n".join(lines) + "\n")
     expected = {NAMES[0]: NAMES[0], f"1f5/{NAMES[1]}": NAMES[1]}
     for source in (folder, file):
@@ -337,7 +339,7 @@ def test_vectors_of_other_dims_are_refused_at_once(tmp_path: Path, encoder: engi
 
 
 def test_several_sources(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
-    """Two folders, a shard that repeats a key, a picture, and a Parquet file that is none."""
+    """Two folders, a shard with a key of another, a picture, and a Parquet file that is none."""
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(PICTURES / "noto" / NAMES[8], other)
@@ -347,27 +349,15 @@ def test_several_sources(folder: Path, encoder: engine.Encoder, tmp_path: Path) 
     single = PICTURES / "noto" / NAMES[5]
     sources = [other, tar, again, tmp_path / "bad.parquet", single, folder]
     report = build_index(sources, tmp_path / "index", encoder)
-    expected = {f"other/{NAMES[8]}": NAMES[8], "k": NAMES[7], NAMES[5]: NAMES[5]}
+    expected = {f"other/{NAMES[8]}": NAMES[8], "k": NAMES[7], "y/k": NAMES[6], NAMES[5]: NAMES[5]}
     ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
     expected |= {f"pictures/{id}": Path(id).name for id in ids}
     assert_holds(report.index, dict(expected), encoder)
     why = {line["id"]: line["why"] for line in skipped_of(report)}
-    assert "an id of its own expected" in why["k"]
     assert "Parquet expected" in why[str(tmp_path / "bad.parquet")]
     (tmp_path / "deep" / "other").mkdir(parents=True)
     with pytest.raises(engine.DatasetError, match="folders of different names expected"):
         build_index([other, tmp_path / "deep" / "other"], tmp_path / "index", encoder)
-
-
-def test_one_id_twice_in_different_segments(encoder: engine.Encoder, tmp_path: Path) -> None:
-    """The first stays; it was saved before the second was read."""
-    tars = [
-        shard(tmp_path / f"{number}.tar", {"k": {"webp": content(NAMES[number])}})
-        for number in range(2)
-    ]
-    report = build_index(tars, tmp_path / "index", encoder, segment=1)
-    assert_holds(report.index, {"k": NAMES[0]}, encoder)
-    assert "an id of its own expected" in skipped_of(report)[0]["why"]
 
 
 def test_adding_to_an_index(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
@@ -405,6 +395,16 @@ def test_metadata_of_changing_kinds(encoder: engine.Encoder, tmp_path: Path) -> 
     assert report.index.metadata_at(2) is None
     assert report.lost == {"n": 2, "x": 1, "s": 1, "l": 1}
     assert any("2 values of the metadata column 'n' left out" in line for line in report.remarks())
+
+
+def test_a_table_whose_rows_have_columns_of_their_own() -> None:
+    """As many as an index can hold at once; the rest is counted."""
+    kinds = Kinds({}, {})
+    settled = [kinds.settle({f"k{row}": row, "same": row}) for row in range(1500)]
+    assert settled[998] == {"k998": 998, "same": 998}
+    assert settled[999:] == [{"same": row} for row in range(999, 1500)]
+    assert kinds.settle({"x" * 1001: 1}) is None
+    assert kinds.lost == {BEYOND: 502}
 
 
 def test_batches_are_bounded(

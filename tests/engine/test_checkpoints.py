@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -270,3 +271,46 @@ def test_an_encoders_coarse_vectors_are_no_coordinates_of_a_learned_reduction(
     assert r.index.reduction is not None
     expected = query.fine @ torch.from_numpy(r.index.reduction)
     torch.testing.assert_close(torch.from_numpy(r.index.coarse[-1:]), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (7, 1501), (40, 3000), (3001, 50)])
+def test_a_thin_picture_has_the_pixels_of_the_whole(
+    shape: tuple[int, int], small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cut off before resizing, the crop around the centre would have left out."""
+    processor = open_processor(small("clip"))
+    values = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(values).resize(shape)
+    found = processor.pixels([picture])
+    monkeypatch.setattr("engine.checkpoints.processor.LONGEST_SIDE", 1 << 30)
+    whole = processor.pixels([picture])
+    # Sizes are rounded to whole pixels: the two may lie apart by half of one.
+    torch.testing.assert_close(found, whole, atol=0.05, rtol=0)
+    if 1 in shape:
+        assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_thinnest_picture_costs_little(name: str, small: Any) -> None:
+    """1 x 1,000,000 would be resized to 32 x 32,000,000: 3 GB."""
+    processor = open_processor(small(name))
+    resized: list[int] = []
+    own = Image.Image.resize
+
+    def watching(image: Image.Image, size: Any, *arguments: Any, **options: Any) -> Any:
+        resized.append(size[0] * size[1])
+        return own(image, size, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", watching)
+        for shape in ((1, 1_000_000), (1_000_000, 1)):
+            found = processor.pixels([Image.new("RGB", shape, "red")])
+            assert found.shape[-1] == found.shape[-2] < 64
+    assert resized
+    assert max(resized) <= 32 * 64 * 64
+
+
+def test_half_a_surrogate_pair_is_no_character(small: Any) -> None:
+    processor = open_processor(small("clip"))
+    tokens = processor.tokens(["a car \ud83d", "a car ?"])["input_ids"]
+    assert torch.equal(tokens[0], tokens[1])

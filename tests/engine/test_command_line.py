@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import engine
 from engine.__main__ import main
 from engine.building import build_index
-from engine.command_line import Command, one_line, run_command
+from engine.command_line import Command, run_command
 from tests.conftest import PICTURES, ROOT
 from tests.engine.test_cli import assert_refused, run, run_json
 
@@ -97,10 +97,6 @@ def test_a_full_disk_under_other_libraries(
 def test_a_fault_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="another"):
         ended(capsys, RuntimeError("another"))
-
-
-def test_what_a_terminal_would_obey() -> None:
-    assert one_line("a\nb\x1b[0m\x9b \u202e\ud83d é") == "a\\nb\\x1b[0m\\x9b \\u202e\\ud83d é"
 
 
 # ---------------------------------------------------------------------- the system, really

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,27 @@ def write_json_lines(folder: Path, records: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def write_csv(folder: Path, records: list[dict[str, Any]], delimiter: str = ",") -> Path:
+def write_csv(folder: Path, records: list[dict[str, Any]]) -> Path:
     """One row a caption, as Flickr30k's own file and open_clip's have it."""
-    file = folder / ("captions.csv" if delimiter == "," else "captions.tsv")
+    file = folder / "captions.csv"
     with file.open("w", encoding="utf-8-sig", newline="") as lines:
-        rows = csv.writer(lines, delimiter=delimiter)
-        rows.writerow(["image", "number", "caption", "concept", "split"])
-        for number, record in enumerate(records):
-            for caption in record["captions"]:
-                row = (record["image"], number, caption, record["concept"], record["split"])
-                rows.writerow(row)
+        csv.writer(lines).writerows(caption_rows(records))
     return file
 
 
 def write_tsv(folder: Path, records: list[dict[str, Any]]) -> Path:
-    return write_csv(folder, records, "\t")
+    """Without quoting; a caption of two lines is one of one."""
+    file = folder / "captions.tsv"
+    rows = ("\t".join(map(str, row)).replace("\n", " ") for row in caption_rows(records))
+    file.write_text("\ufeff" + "\n".join(rows) + "\n", encoding="utf-8")
+    return file
+
+
+def caption_rows(records: list[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    yield ("image", "number", "caption", "concept", "split")
+    for number, record in enumerate(records):
+        for caption in record["captions"]:
+            yield (record["image"], number, caption, record["concept"], record["split"])
 
 
 def write_parquet(folder: Path, records: list[dict[str, Any]]) -> Path:
@@ -93,6 +100,9 @@ def expected(folder: Path, records: list[dict[str, Any]]) -> list[Example]:
 def test_captions_files(form: str, records: list[dict[str, Any]], tmp_path: Path) -> None:
     source = TABLES[form](lay_out(tmp_path, records), records)
     everything = expected(tmp_path, records)
+    if form == "tsv":
+        said = tuple(caption.replace("\n", " ") for caption in everything[0].captions)
+        everything[0] = replace(everything[0], captions=said)
     assert read_dataset(source) == everything
     assert read_dataset(tmp_path) == everything
     assert read_dataset(source, part="test") == [everything[row] for row in (3, 5, 7)]
@@ -330,7 +340,7 @@ def test_nothing_is_left(tmp_path: Path) -> None:
         ("captions.csv", "image,caption\na.png,a dog, running\n", "csv:2: 2 fields expected"),
         ("captions.csv", "image,caption\na.png\n", "csv:2: 2 fields expected"),
         ("captions.csv", "image,caption\n,a dog\n", 'csv:2: a path expected as "image"'),
-        ("captions.csv", 'image,caption\na.png,"a\n', "captions file in CSV expected"),
+        ("captions.csv", 'image,caption\na.png,"a\n', "csv:2: a row in CSV expected, got unexp"),
         ("captions.csv", b"image,caption\na.png,\xff\n", "captions file in CSV expected"),
         ("captions.csv", "image,caption\n/etc/passwd,x\n", "a path inside the folder expected"),
         ("captions.parquet", "PAR1 and no more", "captions file in Parquet expected"),
@@ -386,3 +396,17 @@ def test_pyarrow_is_missed_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "captions.parquet").write_bytes(b"")
     with pytest.raises(engine.MissingPackage, match=r"pip install 'hivlp-engine\[evaluate\]'"):
         read_dataset(tmp_path)
+
+
+def test_half_a_surrogate_pair_is_mended(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """In a caption or a concept, as JSON can say it; in a path, nothing can be there."""
+    lay_out(tmp_path, records)
+    odd = [dict(record) for record in records[:3]]
+    odd[0] |= {"captions": ["fun \ud83d"], "concept": "x\ud83d"}
+    odd[1]["image"] = "p\ud83d.webp"
+    write_json_lines(tmp_path, odd)
+    skipped: list[str] = []
+    read = read_dataset(tmp_path, skipped=skipped)
+    assert (read[0].captions, read[0].concept) == (("fun ?",), "x?")
+    assert len(read) == 2
+    assert len(skipped) == 1

@@ -1,0 +1,76 @@
+"""Opening what others named: regular files only, whose names may lead anywhere.
+
+A pipe would wait for a writer for ever, a device may have no end; both may lie in a folder under the name of a
+picture, or be what a link leads to.
+"""
+
+import os
+import stat
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import numpy as np
+
+from engine.errors import DatasetError
+
+MAX_LINE = 1 << 24  # characters
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_regular(path: Path) -> int:
+    """The length of a regular file; OSError where it is something else or is not there."""
+    found = path.stat()
+    _check(path, found.st_mode)
+    return found.st_size
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file opened for reading; OSError where it is something else or is not there."""
+    check_regular(path)
+    # What was a file a moment ago may be a pipe now.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
+    try:
+        _check(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def bounded_lines(stream: TextIO) -> Iterator[str | None]:
+    """The lines with their ends; None for one of more than `MAX_LINE` characters, which is not held in memory."""
+    while line := stream.readline(MAX_LINE):
+        if len(line) < MAX_LINE or line.endswith(("\n", "\r")):
+            yield line
+            continue
+        while line and not line.endswith(("\n", "\r")):
+            line = stream.readline(MAX_LINE)
+        yield None
+
+
+def map_npy(file: Path) -> Any:
+    """The array in a `.npy` file, mapped: nothing is allocated for what its header claims."""
+    try:
+        check_regular(file)
+        with np.errstate(over="ignore"):  # of a shape that nothing could hold; it is refused
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+    # numpy parses the header as Python
+    except (
+        *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
+        *(TypeError, OverflowError, RecursionError, MemoryError),
+    ) as error:
+        raise DatasetError(f"{file}: an array of floats expected, got {error}.") from None
+
+
+def _check(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        found = next((name for test, name in _KINDS if test(mode)), "something else")
+        raise OSError(f"a regular file expected, got {found}: {str(path)!r}")

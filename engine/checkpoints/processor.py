@@ -25,6 +25,8 @@ from engine.errors import CheckpointError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LONGEST = 32  # times the shortest edge: what is left of the longest one before a picture is resized by the other
+
 
 class Processor:
     """A tokenizer with its padding rule, and an image processor; safe to use from many threads.
@@ -46,6 +48,10 @@ class Processor:
     ) -> None:
         self.image_processor, self.tokenizer = image_processor, tokenizer
         self.padding, self.max_tokens, self.files = padding, max_tokens, files
+        size = getattr(image_processor, "size", None)
+        self._crops_resized = getattr(size, "shortest_edge", None) is not None and bool(
+            getattr(image_processor, "do_center_crop", False)
+        )
         self._lock = threading.Lock()  # a fast tokenizer keeps padding and truncation as state
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -63,9 +69,25 @@ class Processor:
 
     def pixels(self, images: Sequence["Image"]) -> Tensor:
         """RGB images to pixel values float32 `[B, 3, H, W]`, channels last in memory."""
+        if self._crops_resized:
+            images = [middle_of(image) for image in images]
         pixels: Tensor = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
         # A third faster in the convolutions of a CPU.
         return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def middle_of(image: "Image") -> "Image":
+    """The middle of a picture that is more than `LONGEST` times as long as wide, others as they are.
+
+    Of what is resized by its shortest edge only the middle is looked at. All of a picture of 1 x 20,000 pixels
+    would become one of 224 x 4,480,000 first: gigabytes.
+    """
+    width, height = image.size
+    most = LONGEST * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = (max(side - most, 0) // 2 for side in (width, height))
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def open_processor(directory: Path) -> Processor:

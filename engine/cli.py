@@ -115,7 +115,10 @@ def search(
         typer.Option(help="Leave out hits whose cosine with a better one is higher, such as 0.98."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The encoder; default: the one the index remembers.")
+        Path | None,
+        typer.Option(
+            help="The encoder, or a folder above it; default: the one the index remembers."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

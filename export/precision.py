@@ -77,8 +77,8 @@ class Float32Where(TorchFunctionMode):
         low = _low_dtype((*args, *kwargs.values()))
         if func in IN_FLOAT32 and low is not None:
             result = func(*_widened(args), **{name: _wide(x) for name, x in kwargs.items()})
-            came = _low_dtype(args[:1])
-            return result if kwargs.get("dtype") or came is None else result.to(came)
+            came = next(x.dtype for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+            return result if kwargs.get("dtype") or came not in LOW else result.to(came)
         if func in PRODUCTS and low is not None:
             return func(
                 *(_to(x, low) for x in args), **{name: _to(x, low) for name, x in kwargs.items()}

@@ -1,13 +1,14 @@
 """Checkpoints of every kind that people have, opened alike.
 
-files.py       which directory, which kind, which files, their hash
-processor.py   sentences and pictures to inputs, by the checkpoint's own files
-loading.py     weights into a model, strictly
-towers.py      the towers of each kind, alike to call
-open_clip.py   open_clip's configuration and weights as those of transformers' CLIP
-checkpoint.py  `open_checkpoint`, which puts these together
-refusals.py    transformers kept quiet, and what it raises for files that it cannot use
-convert.py     pickled weights to safetensors, on request only
+files.py          which directory, which kind, which files, their hash
+configuration.py  the settings of the model, as data
+processor.py      sentences and pictures to inputs, by the checkpoint's own files
+loading.py        weights into a model, strictly
+towers.py         the towers of each kind, alike to call
+open_clip.py      open_clip's configuration and weights as those of transformers' CLIP
+checkpoint.py     `open_checkpoint`, which puts these together
+refusals.py       transformers kept quiet, and what it raises for files that it cannot use
+convert.py        pickled weights to safetensors, on request only
 """
 
 from engine.checkpoints.checkpoint import Checkpoint, open_checkpoint

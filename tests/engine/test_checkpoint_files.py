@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import engine
@@ -328,3 +330,25 @@ def test_a_checkpoint_in_a_folder_is_named(small: Any, tmp_path: Path) -> None:
     shutil.copytree(small("clip"), tmp_path / "0_CLIPModel")
     with pytest.raises(engine.CheckpointError, match=r"Give the one inside: .*0_CLIPModel$"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 1_000)])
+def test_one_thin_picture_costs_no_gigabytes(small: Any, size: tuple[int, int]) -> None:
+    """Its middle is resized alone, to what the middle of all of it would be; 1 x 20,000 whole takes 60 MB here."""
+    processor = open_checkpoint(small("clip")).processor
+    chance = np.random.default_rng(0)
+    rows = chance.integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    picture = Image.fromarray(rows)
+    wanted = processor.image_processor([picture], return_tensors="pt")["pixel_values"]
+    resized: list[int] = []
+    original = processor.image_processor.resize
+
+    def watched(image: Any, *arguments: Any, **named: Any) -> Any:
+        result = original(image, *arguments, **named)
+        resized.append(max(result.shape))
+        return result
+
+    processor.image_processor.resize = watched
+    found = processor.pixels([picture])
+    assert max(resized) <= 32 * 32
+    torch.testing.assert_close(found, wanted, atol=0.1, rtol=0)

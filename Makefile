@@ -4,6 +4,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt
 OUT    ?= build/gpu
+SMOKE  ?= tests/test_import_rules.py tests/test_readme.py tests/engine/test_retriever.py
 
 .PHONY: setup setup-demo demo test check resolve floors bench gpu index-long pictures train-example recipes serve
 .DEFAULT_GOAL := demo

@@ -1,0 +1,23 @@
+"""`benchmarks.busy`: every method is timed, and its busy processes end."""
+
+import pytest
+
+from benchmarks import busy
+
+
+def test_every_method_is_timed() -> None:
+    pytest.importorskip("faiss", reason="FAISS is one of the methods")
+    found = busy.times(2048, 96, seconds=0)
+    assert found.keys() == busy.EFFORTS.keys()
+    assert all(0 < figures["min"] <= figures["p50"] <= figures["p99"] for figures in found.values())
+
+
+def test_busy_processes_run_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = busy.subprocess.Popen
+    monkeypatch.setattr(
+        busy.subprocess, "Popen", lambda command: started.append(popen(command)) or started[-1]
+    )
+    with busy.busy(2):
+        assert [process.poll() for process in started] == [None, None]
+    assert [process.poll() for process in started] == [-9, -9]

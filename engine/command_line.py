@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from engine.terminal import visible, write_anything
 from engine.threads import wait_passively
 
-BAD_INPUT, NO_MEMORY, STOPPED = 2, 1, 130
+BAD_INPUT, FAILED, STOPPED = 2, 1, 130
 # Of torch's allocators, on a CPU and on a GPU; NumPy's raise MemoryError.
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 # Of torch.save and of safetensors, which raise no OSError.
@@ -55,17 +55,17 @@ def run_command(load: Callable[[], Callable[[], Any]]) -> None:
     except EngineError as error:
         _end(BAD_INPUT, str(error))
     except MemoryError as error:
-        _end(NO_MEMORY, f"out of memory. {error}")
-    except _of_libraries() as error:
+        _end(FAILED, f"out of memory. {error}")
+    except _errors_of_libraries() as error:
         said = f"{error} {error.__context__ or ''}"
         if any(sign in said for sign in _NO_MEMORY):
-            _end(NO_MEMORY, str(error))
+            _end(FAILED, str(error))
         if not any(sign in said for sign in _NOT_WRITTEN):
             raise
         _end(BAD_INPUT, f"a file could not be read or written: {error}. Is the disk full?")
     except BrokenPipeError:
         _let_go(sys.stdout)
-        sys.exit(NO_MEMORY)
+        sys.exit(FAILED)
     except OSError as error:
         _end(BAD_INPUT, _said(error))
     except KeyboardInterrupt:
@@ -73,8 +73,8 @@ def run_command(load: Callable[[], Callable[[], Any]]) -> None:
         sys.exit(STOPPED)
 
 
-def _of_libraries() -> tuple[type[Exception], ...]:
-    """torch's errors, and safetensors' own, if anybody has imported it."""
+def _errors_of_libraries() -> tuple[type[Exception], ...]:
+    """What torch raises where memory or a disk is full, and safetensors, if anybody has imported it."""
     module = sys.modules.get("safetensors")
     return (RuntimeError,) if module is None else (RuntimeError, module.SafetensorError)
 

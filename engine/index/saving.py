@@ -61,8 +61,10 @@ def save(
     """`Index.save`."""
     directory = place_of(index) if path is None else Path(path).absolute()
     here = index.path is not None and _is_same(directory, index.path)
-    if here and not index.unsaved:
-        return index
+    if here:
+        directory = place_of(index)  # by the name that it was opened by
+        if not index.unsaved:
+            return index
 
     def write(draft: Draft) -> list[StoredSegment]:
         groups = grouped(index.segments)
@@ -95,7 +97,7 @@ def _published(
     overwrite: bool = False,
 ) -> "Index":
     """Publish the segments that `write` writes, and what else `index` holds, in `directory`; the index, mapped."""
-    here = index.path is not None and _is_same(directory, index.path)
+    here = directory == index.path
     files.check_place(directory)
     with locked(directory, lock) as held:
         if here:

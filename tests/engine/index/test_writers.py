@@ -52,6 +52,35 @@ def test_a_lock_is_let_go_when_nobody_has_it_any_more(tmp_path: Path) -> None:
     WriterLock.take(tmp_path).release()
 
 
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """It would be emptied: of an index from a stranger it may name any file of ours."""
+    place, ours = tmp_path / "index", tmp_path / "ours"
+    index = small().save(place)
+    ours.write_text("kept")
+    (place / LOCK).unlink()
+    (place / LOCK).symlink_to(ours)
+    with pytest.raises(engine.IndexFormatError, match="a plain file expected"):
+        index.without([0]).save()
+    assert ours.read_text() == "kept"
+
+
+def test_one_directory_by_several_names_is_one_index(tmp_path: Path) -> None:
+    place, link = tmp_path / "index", tmp_path / "link"
+    engine.Retriever(small()).save(place)
+    link.symlink_to(place)
+    with engine.Retriever(link) as r:
+        r.remove([0])
+        r.save(tmp_path / "index" / ".." / "index")
+        r.remove([1])
+        r.save(place)
+        assert r.index.path == link
+        assert not r.index.unsaved
+        r.remove([2])
+        r.save()
+    index = Index.open(place)
+    assert index.ids_at(np.flatnonzero(index.live)) == [3, 4]
+
+
 def test_what_a_failed_first_save_leaves_does_not_hinder_the_next(tmp_path: Path) -> None:
     (tmp_path / "coarse-0123456789ab.bin").write_bytes(b"half")
     (tmp_path / f"{MANIFEST}.0123456789ab").write_bytes(b"half")

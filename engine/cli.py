@@ -61,12 +61,14 @@ def index(
         ),
     ] = None,
     save_every: Annotated[
-        int, typer.Option(help="So many entries are lost at most where a build is interrupted.")
+        int,
+        typer.Option(help="Save after so many entries, or a minute: what an interruption costs."),
     ] = 65_536,
     as_json: Json = False,
 ) -> None:
     """Make an index of pictures or vectors, or add to one; goes on where an interrupted run stopped."""
     from engine.building import build_index
+    from engine.index.manifest import MANIFEST
 
     try:
         report = build_index(
@@ -79,8 +81,12 @@ def index(
             segment=save_every,
         )
     except KeyboardInterrupt:
-        say("stopped; what was saved stays, and the same command goes on from there")
+        saved = "what was saved stays" if (output / MANIFEST).exists() else "nothing was saved yet"
+        say(f"stopped; {saved}, and the same command goes on from there")
         raise typer.Exit(130) from None
+    made_by = report.index.checkpoint
+    if checkpoint is None and made_by is not None and Path(made_by.path) == EXAMPLE_CHECKPOINT:
+        say("encoded by the example checkpoint, which knows drawings; name yours with --checkpoint")
     facts = _facts(report.index) | {
         "index": str(output),
         "indexed": report.indexed,
@@ -464,7 +470,7 @@ def info(
     opened = Index.open(index)
     if verify:
         opened.verify()
-    facts = _facts(opened) | {"verified": verify}
+    facts = _facts(opened) | ({"verified": True} if verify else {})
     _print(facts, as_json, "\n".join(f"{name}: {visible(value)}" for name, value in facts.items()))
 
 

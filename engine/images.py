@@ -9,7 +9,6 @@ RGB image that comes of it takes 3 or 4.
 import io
 import os
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import numpy as np
 
 from engine.errors import ImageError, MissingPackage
 from engine.files import open_regular
+from engine.forks import forkable_lock
 from engine.image_headers import orientation, passes
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class _Silence:
     """
 
     def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
+        self._lock, self._inside = forkable_lock(), 0
         self._caught = warnings.catch_warnings()
 
     def __enter__(self) -> None:
@@ -197,6 +197,10 @@ def _refusing(source: "ImageSource") -> Iterator[None]:
             yield
     except ImageError:
         raise
+    except FileNotFoundError:
+        raise ImageError(
+            f"{_name(source)}: a picture expected, got no such file. Mend the path."
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{_name(source)}: a JPEG, PNG or WebP image expected, got something else. Convert it, or leave it out."

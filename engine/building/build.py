@@ -45,7 +45,7 @@ from engine.retriever import Retriever
 from engine.rounding import CoarseDtype
 
 SEGMENT = 65_536
-SAVE_SECONDS = 300.0  # slow encoders save more often
+SAVE_SECONDS = 60.0  # slow encoders save more often
 
 
 def build_index(
@@ -60,7 +60,7 @@ def build_index(
 ) -> Report:
     """Index what `paths` hold, as `sources.open_sources` reads them, into the directory `output`.
 
-    What `output` holds already stays as it is. The index is saved after every `segment` entries or 5 minutes; a
+    What `output` holds already stays as it is. The index is saved after every `segment` entries or a minute; a
     build that was interrupted, however, goes on from there when called again with the same paths, and ends
     with the index that an undisturbed one would have made. What cannot be read is listed in
     `OUTPUT.skipped.jsonl`; how far the build has come is in `OUTPUT.build.json` until it is complete.

@@ -45,6 +45,21 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def open_own(path: Path) -> BinaryIO:
+    """A file of ours, made if it lacks, to read and append to; OSError where a link or a device is there.
+
+    Beside or within a stranger's index it might lead to any file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _check(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, "a+b")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def bounded_lines(stream: TextIO) -> Iterator[str | None]:
     """The lines with their ends; None for one of more than `MAX_LINE` characters, which is not held in memory."""
     while line := stream.readline(MAX_LINE):

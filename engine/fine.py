@@ -3,7 +3,6 @@
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from math import isfinite
 from typing import Literal, TypeAlias
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.embeddings import longest_of
+from engine.forks import cached_property
 from engine.index import Index
 from engine.index.manifest import Array
 from engine.index.mapping import Mapping, mapping_of, mappings_of

@@ -5,10 +5,15 @@ child for ever; a pool of threads has no threads there, and whoever gives it wor
 carries a `flock` keeps it for as long as the child lives.
 """
 
+import functools
 import os
 import threading
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Forked(Protocol):
@@ -31,6 +36,18 @@ def forkable_lock() -> threading.Lock:
     lock = threading.Lock()
     _locks.add(lock)
     return lock
+
+
+class cached_property(functools.cached_property[T]):  # noqa: N801  named as the one that it replaces
+    """`functools.cached_property`, without its lock: two threads may compute a value at the same time.
+
+    Python 3.11 has one lock for all instances of a class: who computes a value in one index keeps the others from
+    theirs, and a child that is forked meanwhile would wait for ever.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        super().__init__(function)
+        self.lock = nullcontext()
 
 
 def _in_child() -> None:

@@ -197,10 +197,6 @@ def _refusing(source: "ImageSource") -> Iterator[None]:
             yield
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageError(
-            f"{_name(source)}: a picture expected, got no such file. Mend the path."
-        ) from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{_name(source)}: a JPEG, PNG or WebP image expected, got something else. Convert it, or leave it out."

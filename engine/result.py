@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.nn.functional import pad
 
 from engine.checks import check_count
 from engine.errors import EngineError, InvalidArgument
+from engine.forks import cached_property
 from engine.index import Id, Index
 from engine.json_values import json_value
 from kernels import TopK

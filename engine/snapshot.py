@@ -1,7 +1,7 @@
 """`Snapshot`: an index with its vectors where they are searched. A search reads one; a change swaps in another."""
 
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import reduce
 from math import isfinite
 
 import torch
@@ -11,6 +11,7 @@ from engine.captured import Captured
 from engine.embeddings import Embeddings, longest_of, unit
 from engine.errors import InvalidArgument
 from engine.fine import FineVectors, Tier
+from engine.forks import cached_property
 from engine.index import Index
 from engine.index.mapping import Mapping, mappings_of
 from engine.reduction import SETTLED, learn_reduction, reduced

@@ -35,6 +35,7 @@ from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder
 from engine.encoders.remembered import open_named, open_remembered
 from engine.errors import DatasetError, InvalidArgument, storing
+from engine.files import open_own
 from engine.index import Id, Index, WriterLock
 from engine.index.directory import check_place
 from engine.index.manifest import MANIFEST
@@ -89,11 +90,7 @@ def build_index(
         opened = [surveyed(source) for source in open_sources(paths)]
         encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
         check_dims([source for source, _ in opened], encoder)
-        build = _Build(opened, output, known, encoder, normalize, coarse_dtype, segment, lock)
-        try:
-            return build.run()
-        finally:
-            build.close()
+        return _Build(opened, output, known, encoder, normalize, coarse_dtype, segment, lock).run()
 
 
 def index_folder(folder: Path, encoder: Encoder) -> Retriever:
@@ -176,11 +173,6 @@ class _Build:
                     saved, due = time.monotonic(), self._due()
             self._save()
         return self._report(resumed)
-
-    def close(self) -> None:
-        """Let others write to the index."""
-        if self.retriever is not None:
-            self.retriever.close()
 
     def _all_parts(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
         """Of all sources; `gathered.at` says where each ends."""
@@ -265,7 +257,7 @@ class _Build:
         if not skipped and not self.listing.exists():
             return
         self.listing.parent.mkdir(parents=True, exist_ok=True)
-        with self.listing.open("ab") as stream:
+        with open_own(self.listing) as stream:
             stream.truncate(self.reached.listed)
             for skip in skipped:
                 self.first_why = self.first_why or skip.why

@@ -26,7 +26,7 @@ from engine.building.sources import Source, origin
 from engine.building.vectors import VectorFile
 from engine.dataset import mended
 from engine.embeddings import Embeddings
-from engine.files import open_regular
+from engine.files import open_own, open_regular
 from engine.index import Id, Index
 
 FILE = "sources.bin"  # in the index's directory
@@ -213,11 +213,11 @@ def digest(text: str) -> int:
 
 def _read(file: Path) -> NDArray[Any]:
     """The records in `file`, by entry; none where it is not there, or is of another kind."""
-    try:
-        with open_regular(file) as stream:
-            content = stream.read()
-    except OSError:
-        content = b""
+    content = b""
+    with suppress(OSError):
+        if not file.is_symlink():
+            with open_regular(file) as stream:
+                content = stream.read()
     if not content.startswith(START):
         content = START
     whole = len(content) // RECORD.itemsize * RECORD.itemsize
@@ -230,7 +230,7 @@ def _sorted(records: NDArray[Any]) -> NDArray[Any]:
 
 def _append(file: Path, records: NDArray[Any]) -> None:
     """What an interrupted run left of a record is cut off first."""
-    with file.open("a+b") as stream:
+    with open_own(file) as stream:
         stream.seek(0)
         if stream.read(len(START)) != START:
             stream.truncate(0)

@@ -8,7 +8,6 @@ other columns of plain values become metadata as they are.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from io import TextIOWrapper
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from engine.dataset.arrow_rows import MAX_TEXT, python_rows
 from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
 from engine.files import MAX_LINE, bounded_lines, check_regular, open_regular
+from engine.forks import cached_property
 from engine.terminal import brief
 
 IDS = ("id", "key")  # columns that name an item, in order of preference

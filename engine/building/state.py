@@ -76,7 +76,8 @@ class State:
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_name(f"{self.file.name}.draft")
-        with draft.open("w", encoding="utf-8") as stream:
+        draft.unlink(missing_ok=True)  # or what somebody linked there would be written to
+        with draft.open("x", encoding="utf-8") as stream:
             json.dump(stored, stream)
             stream.flush()
             os.fsync(stream.fileno())

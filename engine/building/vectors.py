@@ -14,7 +14,6 @@ block at a time.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from engine.dataset.arrow_rows import python_rows
 from engine.embeddings import Embeddings
 from engine.errors import DatasetError, MissingPackage
 from engine.files import check_regular, map_npy
+from engine.forks import cached_property
 from engine.index import Id
 from engine.queries import as_vectors
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 
 from engine.errors import InvalidArgument
-from engine.index.columns import common_schema
+from engine.index.columns import check_fits, common_schema
 from engine.index.segment import Rows, Segment, join
 from engine.strings import Strings
 
@@ -56,7 +56,7 @@ def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
                 return index
     held = [segment.metadata for segment in (*index.segments, new) if segment.metadata is not None]
     if new.metadata is not None and len(held) > 1:
-        common_schema(held)
+        check_fits(new.metadata, common_schema(held))
     return replace(index, segments=_settled([*index.segments, new]))
 
 

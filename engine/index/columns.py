@@ -6,14 +6,13 @@ lists and mappings are decoded as they are read: Arrow makes no such dictionarie
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexFormatError, InvalidArgument, MissingPackage
-from engine.forks import forkable_lock
+from engine.forks import cached_property, forkable_lock
 from engine.index.footer import Footer, read_footer
 from engine.index.recent import Recent
 
@@ -328,7 +327,10 @@ def _tables_as(schema: Any, columns: Columns | None, rows: int) -> Iterator[Any]
         return
     for table in columns.tables(names):
         arrays = [
-            columns._guarded(lambda field=field, table=table: table[field.name].cast(field.type))
+            columns._guarded(
+                # Not safely: what `check_fits` let in before it was there may be rounded, and is no damage.
+                lambda field=field, table=table: table[field.name].cast(field.type, safe=False)
+            )
             if field.name in names
             else pa.nulls(table.num_rows, field.type)
             for field in schema
@@ -350,6 +352,25 @@ def _decoded_bytes(array: Any) -> int:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return 8 * len(array) + _decoded_bytes(array.flatten())
     return int(array.nbytes)
+
+
+def check_fits(columns: Columns, schema: Any) -> None:
+    """Raise InvalidArgument for a value that its column in `schema`, one of floats, cannot hold exactly."""
+    pa = _pyarrow()
+    for field in columns.schema:
+        wanted = schema.field(field.name).type
+        if wanted == field.type or pa.types.is_null(field.type):
+            continue
+        for table in columns.tables([field.name]):
+            try:
+                table[field.name].cast(wanted)
+            except pa.ArrowException as error:
+                raise InvalidArgument(
+                    "metadata",
+                    expected=f"{wanted} in column {field.name!r}, as the index has",
+                    got=str(error).splitlines()[0],
+                    remedy="Convert the values, or choose another name.",
+                ) from None
 
 
 def common_schema(parts: Sequence[Columns]) -> Any:

@@ -7,7 +7,6 @@ until a change or a save lets go of many. Items keep their order.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.checks import check_flag, check_list, check_path
 from engine.errors import InvalidArgument, UnknownId, storing
+from engine.forks import cached_property
 from engine.index import changes, saving
 from engine.index.changes import OnConflict
 from engine.index.checks import (

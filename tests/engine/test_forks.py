@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import engine
-from engine.forks import forkable_lock
+from engine.forks import cached_property, forkable_lock
 from engine.index import Index, WriterLock
 from tests.engine.test_retriever import vectors
 
@@ -206,3 +206,26 @@ def test_a_retriever_in_memory_is_pickled_by_value() -> None:
     assert found.ids == wanted.ids
     assert list(found) == list(wanted)  # metadata too
     np.testing.assert_array_equal(copy.index.live, r.index.live)
+
+
+def test_a_value_that_another_thread_computes_keeps_no_child_waiting() -> None:
+    """In Python 3.11 `functools.cached_property` has one lock for all instances, and a fork leaves it locked."""
+    entered, done = threading.Event(), threading.Event()
+
+    class Slow:
+        @cached_property
+        def value(self) -> int:
+            if threading.current_thread() is not threading.main_thread():
+                entered.set()
+                done.wait()
+            return 7
+
+    thread = threading.Thread(target=lambda: Slow().value)
+    thread.start()
+    entered.wait()
+    try:
+        assert Slow().value == 7  # nor this thread
+        assert in_child(lambda: Slow().value, seconds=5) == 7
+    finally:
+        done.set()
+        thread.join()

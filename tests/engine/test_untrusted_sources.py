@@ -8,6 +8,7 @@ import struct
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -412,3 +413,25 @@ def test_nested_json(encoder: engine.Encoder, tmp_path: Path) -> None:
     skipped: list[str] = []
     assert len(read_dataset(tmp_path, skipped=skipped)) == 1
     assert json.dumps(skipped)
+
+
+@pytest.mark.parametrize(
+    "place", ["index/sources.bin", "index.skipped.jsonl", "index.build.json.draft"]
+)
+def test_nothing_is_written_through_a_link_in_or_beside_an_index(
+    place: str, encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    """A stranger's index may have links where we write: the file that they lead to must stay as it is."""
+    ours, pictures, index = tmp_path / "ours", tmp_path / "pictures", tmp_path / "index"
+    ours.write_text("kept")
+    pictures.mkdir()
+    Image.new("RGB", (8, 8), "red").save(pictures / "a.png")
+    build_index([pictures], index, encoder)
+    link = tmp_path / place
+    link.unlink(missing_ok=True)
+    link.symlink_to(ours)
+    Image.new("RGB", (8, 8), "blue").save(pictures / "b.png")
+    (pictures / "c.png").write_bytes(b"none")
+    with suppress(engine.EngineError):  # or it does without
+        build_index([pictures], index, encoder)
+    assert ours.read_text() == "kept"

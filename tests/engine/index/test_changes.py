@@ -215,3 +215,16 @@ def test_an_expression_over_metadata_gives_a_mask() -> None:
     for wrong in (compute.field("month") == 3, compute.field("year") == "x", "year > 2"):
         with pytest.raises(engine.InvalidArgument, match="filter: expected"):
             index.matching(wrong)
+
+
+def test_whole_numbers_that_floats_cannot_hold_are_refused_when_they_are_added(
+    tmp_path: Path,
+) -> None:
+    """Or the segments could never be merged again."""
+    index = more([1], metadata=[{"score": 0.5}]).append(more([2], metadata=[{"score": 2**53}]))
+    for value in (2**53 + 1, [2**53 + 1]):
+        base = more([1], metadata=[{"score": [0.5] if isinstance(value, list) else 0.5}])
+        with pytest.raises(engine.InvalidArgument, match=r"metadata: .*column 'score'"):
+            base.append(more([3], metadata=[{"score": value}]))
+    saved = index.save(tmp_path / "index").compact()
+    assert [saved.metadata_at(row) for row in (0, 1)] == [{"score": 0.5}, {"score": float(2**53)}]

@@ -9,7 +9,7 @@ import stat
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 
@@ -36,13 +36,7 @@ def open_regular(path: Path) -> BinaryIO:
     """A regular file opened for reading; OSError where it is something else or is not there."""
     check_regular(path)
     # What was a file a moment ago may be a pipe now.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
-    try:
-        _check(path, os.fstat(descriptor).st_mode)
-        return open(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return _opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, "rb")
 
 
 def open_own(path: Path) -> BinaryIO:
@@ -51,13 +45,7 @@ def open_own(path: Path) -> BinaryIO:
     Beside or within a stranger's index it might lead to any file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        _check(path, os.fstat(descriptor).st_mode)
-        return open(descriptor, "a+b")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return _opened(path, flags, "a+b")
 
 
 def bounded_lines(stream: TextIO) -> Iterator[str | None]:
@@ -83,6 +71,16 @@ def map_npy(file: Path) -> Any:
         *(TypeError, OverflowError, RecursionError, MemoryError),
     ) as error:
         raise DatasetError(f"{file}: an array of floats expected, got {error}.") from None
+
+
+def _opened(path: Path, flags: int, mode: Literal["rb", "a+b"]) -> BinaryIO:
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _check(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _check(path: Path, mode: int) -> None:

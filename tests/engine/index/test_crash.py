@@ -1,11 +1,5 @@
 """Killed at any moment, an index is the last acknowledged one or the next (`crash.py` says how that is tried)."""
 
-import json
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +8,10 @@ import pytest
 
 import engine
 from tests.engine.index.crash import STEPS
+from tests.engine.index.harness import run_harness
 from tests.engine.index.model import COARSE, State, states
 
 KILLS, SEED = 200, 7
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: a kill does not empty the page cache, so nothing else differs."""
-    shared = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(prefix="index-", dir=shared if shared.is_dir() else tmp_path))
-    yield place
-    shutil.rmtree(place)
-
-
-def kill(place: Path, *arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.engine.index.crash", str(place), *map(str, arguments)]
-    child = subprocess.run(
-        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
-    )
-    assert child.returncode == 0, child.stderr
-    answer: dict[str, Any] = json.loads(child.stdout)
-    return answer
 
 
 def best_scores(state: State, query: Any, k: int) -> list[float]:
@@ -44,7 +20,7 @@ def best_scores(state: State, query: Any, k: int) -> list[float]:
 
 
 def test_killed_anywhere_nothing_acknowledged_is_lost(memory: Path) -> None:
-    answer = kill(memory, "--kills", KILLS, "--seed", SEED)
+    answer = run_harness("crash", memory, "--kills", KILLS, "--seed", SEED)
     runs = answer["runs"]
     killed = [run for run in runs if run["killed"]]
     print(f"{len(killed)} kills in {len(runs)} runs, seed {SEED}; named points: {answer['points']}")
@@ -67,7 +43,7 @@ def test_killed_anywhere_nothing_acknowledged_is_lost(memory: Path) -> None:
 
 @pytest.mark.parametrize("bug", ["rewrite", "early"])
 def test_a_planted_bug_is_caught(memory: Path, bug: str) -> None:
-    runs = kill(memory, "--kills", 150, "--seed", SEED, "--plant", bug)["runs"]
+    runs = run_harness("crash", memory, "--kills", 150, "--seed", SEED, "--plant", bug)["runs"]
     faults = [run for run in runs if run["fault"]]
     print(f"planted {bug!r}: {len(faults)} of {len(runs)} runs show it")
     assert faults

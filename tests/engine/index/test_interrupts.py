@@ -1,47 +1,21 @@
 """Interrupted at any moment, an index is the old one or the new one (`interrupts.py` says how that is tried)."""
 
-import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.index import Index
+from tests.engine.index.harness import run_harness
 from tests.engine.index.interrupts import NAMES
 
 COUNT, SEED = 1000, 5
 
 
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    shared = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(prefix="index-", dir=shared if shared.is_dir() else tmp_path))
-    yield place
-    shutil.rmtree(place)
-
-
-def interrupt(place: Path, *arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.engine.index.interrupts", str(place)]
-    child = subprocess.run(
-        [*command, *map(str, arguments)],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    answer: dict[str, Any] = json.loads(child.stdout)
-    return answer
-
-
 def test_interrupted_anywhere_an_index_is_the_old_or_the_new(memory: Path) -> None:
-    answer = interrupt(memory, "--count", COUNT, "--seed", SEED)
+    answer = run_harness("interrupts", memory, "--count", COUNT, "--seed", SEED)
     print(f"{answer['interrupts']} of so many moments each: {answer['moments']}, seed {SEED}")
     assert not answer["faults"], answer["faults"]
     assert set(answer["interrupts"]) == set(NAMES)
@@ -50,7 +24,9 @@ def test_interrupted_anywhere_an_index_is_the_old_or_the_new(memory: Path) -> No
 
 @pytest.mark.parametrize("bug", ["clean", "lock", "forget"])
 def test_a_planted_bug_is_caught(memory: Path, bug: str) -> None:
-    faults = interrupt(memory, "--count", 150, "--seed", SEED, "--plant", bug)["faults"]
+    faults = run_harness("interrupts", memory, "--count", 150, "--seed", SEED, "--plant", bug)[
+        "faults"
+    ]
     print(f"planted {bug!r}: {len(faults)} of 150 interrupts show it, such as {faults[:1]}")
     assert faults
 

@@ -1,29 +1,14 @@
 """One writer and four readers at once (`readers.py` says how)."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+
+from tests.engine.index.harness import run_harness
 
 SECONDS, SEED = 10, 5
 
 
-def run(place: Path, *arguments: object) -> Any:
-    command = [sys.executable, "-m", "tests.engine.index.readers", str(place), "--seed", str(SEED)]
-    child = subprocess.run(
-        [*command, *map(str, arguments)],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout)
-
-
 def test_every_answer_is_that_of_one_saved_state(tmp_path: Path) -> None:
-    found = run(tmp_path / "index", "--seconds", SECONDS)
+    found = run_harness("readers", tmp_path / "index", "--seed", SEED, "--seconds", SECONDS)
     print(f"seed {SEED}, {SECONDS} s: {found}")
     for counts in found["readers"]:
         assert "error" not in counts, counts
@@ -34,6 +19,8 @@ def test_every_answer_is_that_of_one_saved_state(tmp_path: Path) -> None:
 
 def test_a_planted_bug_is_caught(tmp_path: Path) -> None:
     """A writer that saves a change and its number one after the other is seen in between."""
-    found = run(tmp_path / "index", "--seconds", SECONDS / 2, "--plant")
+    found = run_harness(
+        "readers", tmp_path / "index", "--seed", SEED, "--seconds", SECONDS / 2, "--plant"
+    )
     print(f"planted: {found}")
     assert sum(counts["wrong"] for counts in found["readers"])

@@ -15,7 +15,7 @@ import torch
 from engine.building.encoding import encode_items, workers
 from engine.building.gathered import Gathered
 from engine.building.items import Item, Part, Skip, Survey
-from engine.building.kinds import Kinds
+from engine.building.kinds import Kinds, kinds_in
 from engine.building.naming import Named, Names
 from engine.building.report import Report
 from engine.building.sources import (
@@ -151,7 +151,7 @@ class _Build:
         self.base = self.state.base
         self.reached = self.state.reached[-1]
         self.ids_are = id_kind([source for source, _ in sources], known)
-        self.kinds = Kinds(self.reached.kinds, self.reached.lost)
+        self.kinds = Kinds({**self.reached.kinds, **kinds_in(known)}, self.reached.lost)
         self.gathered, self.names = Gathered(), Names(output)
         self.first_why = ""
 

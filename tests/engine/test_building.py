@@ -1,5 +1,6 @@
 """`build_index`: every kind of source, what is left out, several sources, adding to an index."""
 
+import datetime
 import io
 import json
 import shutil
@@ -395,6 +396,38 @@ def test_metadata_of_changing_kinds(encoder: engine.Encoder, tmp_path: Path) -> 
     assert report.index.metadata_at(2) is None
     assert report.lost == {"n": 2, "x": 1, "s": 1, "l": 1}
     assert any("2 values of the metadata column 'n' left out" in line for line in report.remarks())
+
+
+def test_metadata_of_other_kinds_than_the_index_has(
+    encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    """Left out and counted as within one run; columns that Python made, too."""
+    made: dict[str, Any] = {"n": 1, "x": 0.5, "s": "a", "l": ["a"], "b": True, "none": None}
+    made |= {"day": datetime.date(2026, 1, 2), "nested": {"a": 1}, "numbers": [1], "empty": []}
+    output = tmp_path / "index"
+    with engine.Retriever.from_pretrained(encoder) as retriever:
+        retriever.add([read_image(content(NAMES[0]))], ids=["first"], metadata=[made])
+        retriever.save(output)
+    rows: list[dict[str, Any]] = [
+        {"n": "no", "x": 1 << 53, "s": ["a"], "l": 3, "b": 1, "none": "now", "new": 1.5},
+        {"n": 2.0, "x": 2, "s": 7, "l": "b", "b": False, "none": 3, "new": 2},
+        {"day": "2026-01-02", "nested": "a", "numbers": 1, "empty": "c"},
+    ]
+    for number, row in enumerate(rows, start=1):
+        place = tmp_path / f"{number}"
+        place.mkdir()
+        shutil.copy(PICTURES / "noto" / NAMES[number], place)
+        line = json.dumps({"image": NAMES[number]} | row)
+        (place / "captions.jsonl").write_text(line)
+    report = build_index([tmp_path / "1"], output, encoder)
+    assert report.index.metadata_at(1) == {"none": "now", "new": 1.5}
+    assert report.lost == {"n": 1, "x": 1, "s": 1, "l": 1, "b": 1}
+    report = build_index([tmp_path / "2"], output, encoder)
+    expected = {"n": 2, "x": 2.0, "s": "7", "l": ["b"], "b": False, "none": "3", "new": 2.0}
+    assert report.index.metadata_at(2) == expected
+    report = build_index([tmp_path / "3"], output, encoder)
+    assert report.index.metadata_at(3) == {"empty": ["c"]}
+    assert report.lost == {"day": 1, "nested": 1, "numbers": 1}
 
 
 def test_a_table_whose_rows_have_columns_of_their_own() -> None:

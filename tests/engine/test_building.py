@@ -183,6 +183,27 @@ def test_parquet(
     assert report.skipped == 9 - len(kept)
 
 
+def test_parquet_ids_that_no_index_holds(encoder: engine.Encoder, tmp_path: Path) -> None:
+    """A null, and more than int64, in a column of integers: those rows are listed. Beside text, they have names."""
+    pictures = [content(name) for name in NAMES[:3]]
+    file, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    ids = pa.array([3, None, (1 << 63) + 5], pa.uint64())
+    parquet.write_table(pa.table({"image": pictures, "id": ids}), file)
+    report = build_index([file], tmp_path / "index", encoder, segment=1)
+    assert_holds(report.index, {3: NAMES[0]}, encoder)
+    assert [(line["place"], line["why"]) for line in skipped_of(report)] == [
+        (f"{file}, row 2", "an integer of 64 bits as id expected, got none. Change it"),
+        (f"{file}, row 3", f"an integer of 64 bits as id expected, got {(1 << 63) + 5}. Change it"),
+    ]
+    # ids of other kinds become text, those of rows that are left out too
+    pictures[2] = b"no picture"
+    parquet.write_table(pa.table({"image": pictures, "id": [b"a", None, b"c"]}), other)
+    report = build_index([file, other], tmp_path / "text", encoder)
+    found = report.index.ids_at(np.arange(len(report.index)))
+    assert found == ["3", "a:2", str((1 << 63) + 5), "b'a'", "b:2"]
+    assert [line["id"] for line in skipped_of(report)] == ["b'c'"]
+
+
 def shard(file: Path, samples: dict[str, dict[str, bytes]]) -> Path:
     with tarfile.open(file, "w") as archive:
         for key, files in samples.items():

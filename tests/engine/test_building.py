@@ -3,7 +3,9 @@
 import datetime
 import io
 import json
+import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from safetensors.numpy import save_file
 
 import engine
 from engine.building import Report, build, build_index, encoding
+from engine.building.folders import Folder
 from engine.building.kinds import BEYOND, Kinds
 from engine.images import read_image
 from tests.conftest import PICTURES
@@ -79,6 +82,26 @@ def test_a_folder(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None
     opened = engine.Index.open(tmp_path / "new" / "index")
     assert opened.ids_at(np.arange(9)) == ids
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["index"]
+
+
+def test_folders_nested_deeply(tmp_path: Path) -> None:
+    """Deeper than Python's calls; in order of their paths."""
+    place, at = tmp_path / "a", os.open(tmp_path, os.O_RDONLY)
+    names = ["a", *["d"] * 1200]
+    for name in names:
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("x.png", os.O_CREAT, dir_fd=at))
+    os.close(at)
+    for name in ("a.png", "e.png"):
+        (place / name).touch()
+    try:
+        found = [item.id for item in Folder(place).items(0)]
+    finally:  # shutil, by which pytest would, recurses
+        subprocess.run(["rm", "-r", place], check=True)
+    assert found == ["a.png", "d/" * 1200 + "x.png", "e.png"]
 
 
 def test_what_cannot_be_read_is_listed(

@@ -49,7 +49,7 @@ SAVE_SECONDS = 60.0  # slow encoders save more often
 
 
 def build_index(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     output: Path,
     checkpoint: str | Path | Encoder | None = None,
     *,
@@ -78,7 +78,7 @@ def build_index(
     """
     output = check_path("output", output)
     listed = check_list("paths", paths, expected="a list of paths")
-    paths = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
+    given = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
     segment = check_count("segment", segment)
     normalize = check_flag("normalize", normalize)
     check_place(output)
@@ -86,7 +86,7 @@ def build_index(
     with storing(output), locked(output.absolute()) as lock:
         known = Index.open(output) if (output / MANIFEST).exists() else None
         _check_coarse_dtype(coarse_dtype, known)
-        opened = [surveyed(source) for source in open_sources(paths)]
+        opened = [surveyed(source) for source in open_sources(given)]
         encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
         check_dims([source for source, _ in opened], encoder)
         build = _Build(opened, output, known, encoder, normalize, coarse_dtype, segment, lock)

@@ -59,6 +59,8 @@ class Folder:
             path = folder / entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield path
+            elif entry.is_symlink() and os.path.isdir(path):
+                yield self._unusable(path, "a folder or picture expected, got a link to a folder")
             elif suffix in SUFFIXES:
                 yield Item(self._name(path), path, str(path))
             elif suffix in OTHER_SUFFIXES:  # listed as left out, where other files are passed over

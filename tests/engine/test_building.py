@@ -104,6 +104,22 @@ def test_folders_nested_deeply(tmp_path: Path) -> None:
     assert found == ["a.png", "d/" * 1200 + "x.png", "e.png"]
 
 
+def test_links_to_folders_are_listed(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    """Not walked: here, one to the folder itself, and one that has a picture's suffix."""
+    for name in ("again", "again.png"):
+        (folder / name).symlink_to(folder)
+    report = build_index([folder], tmp_path / "index", encoder)
+    assert (report.indexed, report.skipped) == (9, 2)
+    assert [line["id"] for line in skipped_of(report)] == ["again", "again.png"]
+    assert all("got a link to a folder" in line["why"] for line in skipped_of(report))
+    # beside shards such a link is no picture either
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "again").symlink_to(folder)
+    shard(shards / "0.tar", {"k": {"webp": content(NAMES[0])}})
+    assert build_index([shards], tmp_path / "second", encoder).indexed == 1
+
+
 def test_what_cannot_be_read_is_listed(
     folder: Path, encoder: engine.Encoder, tmp_path: Path
 ) -> None:

@@ -38,7 +38,7 @@ Candidates = Annotated[
 @app.command()
 def index(
     sources: Annotated[
-        list[Path],
+        list[str],  # as a Path, "" would be the folder one is in
         typer.Argument(
             help="Folders of pictures, captions files, Parquet, WebDataset tars, or vectors: .npy, .safetensors, "
             "folders as clip-retrieval writes them."

@@ -14,8 +14,8 @@ import torch
 
 from engine.building.encoding import encode_items, workers
 from engine.building.gathered import Gathered
-from engine.building.items import Item, Part, Skip, Survey
-from engine.building.kinds import Kinds
+from engine.building.items import IdKind, Item, Part, Skip, Survey
+from engine.building.kinds import Kinds, kinds_in
 from engine.building.naming import Named, Names
 from engine.building.report import Report
 from engine.building.sources import (
@@ -50,7 +50,7 @@ SAVE_SECONDS = 60.0  # slow encoders save more often
 
 
 def build_index(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     output: Path,
     checkpoint: str | Path | Encoder | None = None,
     *,
@@ -79,7 +79,7 @@ def build_index(
     """
     output = check_path("output", output)
     listed = check_list("paths", paths, expected="a list of paths")
-    paths = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
+    given = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
     segment = check_count("segment", segment)
     normalize = check_flag("normalize", normalize)
     check_place(output)
@@ -87,7 +87,7 @@ def build_index(
     with storing(output), locked(output.absolute()) as lock:
         known = Index.open(output) if (output / MANIFEST).exists() else None
         _check_coarse_dtype(coarse_dtype, known)
-        opened = [surveyed(source) for source in open_sources(paths)]
+        opened = [surveyed(source) for source in open_sources(given)]
         encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
         check_dims([source for source, _ in opened], encoder)
         return _Build(opened, output, known, encoder, normalize, coarse_dtype, segment, lock).run()
@@ -148,7 +148,7 @@ class _Build:
         self.base = self.state.base
         self.reached = self.state.reached[-1]
         self.ids_are = id_kind([source for source, _ in sources], known)
-        self.kinds = Kinds(self.reached.kinds, self.reached.lost)
+        self.kinds = Kinds({**self.reached.kinds, **kinds_in(known)}, self.reached.lost)
         self.gathered, self.names = Gathered(), Names(output)
         self.first_why = ""
 
@@ -181,7 +181,10 @@ class _Build:
         for number in range(first, len(self.sources)):
             source, survey = self.sources[number]
             offset = self.reached.offset if number == first else 0
-            for part in _parts(source, offset, rows, self.encoder, pool, self._held, self.at_most):
+            parts = _parts(
+                source, offset, rows, self.encoder, pool, self._held, self.at_most, self.ids_are
+            )
+            for part in parts:
                 offset += part.taken
                 self.gathered.at = (number, offset)
                 yield replace(part, vectors=self._scaled(source, part.vectors))
@@ -345,20 +348,29 @@ def _parts(
     pool: ThreadPoolExecutor,
     held: Callable[[Source, Sequence[Id]], list[bool]],
     at_most: int = CHUNK,
+    ids_are: IdKind = "str",
 ) -> Iterator[Part]:
     mine = partial(held, source)
     if not isinstance(source, VectorSource):
-        items = map(_storable, source.items(start))
+        items = (_storable(item, ids_are) for item in source.items(start))
         return encode_items(items, encoder, pool, mine, at_most)
     return (_without_held(part, mine) for part in source.parts(start, first))
 
 
-def _storable(item: Item) -> Item:
-    """`item`, or what says that nothing can store its name."""
-    if not isinstance(item.id, str) or mended(item.id) == item.id:
-        return item
-    name = item.id.encode("utf-8", "backslashreplace").decode()
+def _storable(item: Item, ids_are: IdKind) -> Item:
+    """`item` with an id of this kind, or what says that nothing can store its own."""
+    id: Any = item.id  # a table's may be anything
+    if ids_are == "int":
+        if type(id) is int and -(1 << 63) <= id < 1 << 63:
+            return item
+        got = id if type(id) is int else "none"  # named by its row, then
+        fault = item.fault or f"an integer of 64 bits as id expected, got {got}. Change it"
+        return replace(item, id=str(id), picture=None, fault=fault)
+    name = str(id)
+    if mended(name) == name:
+        return replace(item, id=name)
     fault = item.fault or "a name in UTF-8 expected, got other bytes. Rename it"
+    name = name.encode("utf-8", "backslashreplace").decode()
     return replace(item, id=name, picture=None, fault=fault)
 
 

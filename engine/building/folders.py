@@ -35,25 +35,43 @@ class Folder:
         return islice(self._walk(self.path), start, None)
 
     def _walk(self, folder: Path) -> Iterator[Item]:
+        """A stack, not recursion: folders may be nested deeper than Python's calls."""
+        within = [self._entries(folder)]
+        while within:
+            found = next(within[-1], None)
+            if found is None:
+                within.pop()
+            elif isinstance(found, Path):
+                within.append(self._entries(found))
+            else:
+                yield found
+
+    def _entries(self, folder: Path) -> Iterator[Item | Path]:
+        """The pictures of one folder, and the folders in it."""
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            name = self.prefix + folder.relative_to(self.path).as_posix()
-            yield Item(name, None, str(folder), fault=f"a readable folder expected, got {error}")
+            yield self._unusable(folder, f"a readable folder expected, got {error}")
             return
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(folder / entry.name)
-                continue
             suffix = os.path.splitext(entry.name)[1].lower()
             path = folder / entry.name
-            name = self.prefix + path.relative_to(self.path).as_posix()
-            if suffix in SUFFIXES:
-                yield Item(name, path, str(path))
+            if entry.is_dir(follow_symlinks=False):
+                yield path
+            elif entry.is_symlink() and os.path.isdir(path):
+                yield self._unusable(path, "a folder or picture expected, got a link to a folder")
+            elif suffix in SUFFIXES:
+                yield Item(self._name(path), path, str(path))
             elif suffix in OTHER_SUFFIXES:  # listed as left out, where other files are passed over
                 fault = f"a JPEG, PNG or WebP image expected, got {suffix}. Convert it"
-                yield Item(name, None, str(path), fault=fault)
+                yield self._unusable(path, fault)
+
+    def _unusable(self, path: Path, fault: str) -> Item:
+        return Item(self._name(path), None, str(path), fault=fault)
+
+    def _name(self, path: Path) -> str:
+        return self.prefix + path.relative_to(self.path).as_posix()
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.building.items import Metadata
+from engine.errors import MissingPackage
+from engine.index import Index
+from engine.index.columns import common_schema
 
 MAX_COLUMNS = 1000  # a table where every row has columns of its own is no table
 MAX_NAME = 1000  # characters
 BEYOND = "columns beyond the first 1,000, or of long names"
+
+OF_ARROW = {
+    "bool": "bool",
+    "int64": "int",
+    "double": "float",
+    "string": "str",
+    "list<element: string>": "list",
+    "list<element: null>": "list",
+}
 
 
 class Kinds:
@@ -36,6 +48,20 @@ class Kinds:
             else:
                 settled[name] = fitting
         return settled or None
+
+
+def kinds_in(index: Index | None) -> dict[str, str]:
+    """Of the columns of `index`. One that only Python can make, of dates for instance, is of a kind of its own: no
+    value of a source fits."""
+    segments = () if index is None else index.segments
+    held = [segment.metadata for segment in segments if segment.metadata is not None]
+    if not held:
+        return {}
+    try:
+        types = {field.name: str(field.type) for field in common_schema(held)}
+    except MissingPackage:  # without it, none can be added either
+        return {}
+    return {name: OF_ARROW.get(kind, kind) for name, kind in types.items() if kind != "null"}
 
 
 def _as(kind: str, value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 An entry is named by its source: a path in a folder, a key in a tar. That name is its id unless the index holds
 another picture under it; then the name of the source goes before it, then a folder more of the source's path, and
-so on. Two pictures are one where they have the same name and the same vector.
+so on. Two pictures are one where they have the same name and the same vector, whatever the index holds before the
+name.
 
 `Names` remembers beside the index's own files which entry became which item, so that a second run over a source
 need not encode it again. It is a record of work done and no more: where it is lost or does not fit, pictures are
@@ -10,7 +11,7 @@ encoded and compared.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -53,19 +54,23 @@ class Prefixes:
         return digest(f"{self.place}\0{self._name(id)}")
 
     def spellings(self, id: Id) -> Iterator[Id]:
-        """The ids that the entry may have; a number has no other."""
-        if not isinstance(id, str):
-            yield id
-            return
-        for prefix in self.tried:
-            yield prefix + self._name(id)
+        """The ids that the entry may be given; a number has no other."""
+        return self._behind(self.tried, id)
+
+    def ever(self, id: Id) -> Iterator[Id]:
+        """The ids that the entry may have been given, also where its folder was the only one of that run."""
+        return self._behind(dict.fromkeys((*self.tried, "")), id)
 
     def spelled(self, id: Id, wanted: int) -> Id | None:
         """The id of this digest that the entry has, in this run or another."""
+        return next((name for name in self.ever(id) if digest(str(name)) == wanted), None)
+
+    def _behind(self, prefixes: Iterable[str], id: Id) -> Iterator[Id]:
         if not isinstance(id, str):
-            return id if digest(str(id)) == wanted else None
-        names = (prefix + self._name(id) for prefix in (*self.tried, ""))
-        return next((name for name in names if digest(name) == wanted), None)
+            yield id
+            return
+        for prefix in prefixes:
+            yield prefix + self._name(id)
 
     def _name(self, id: Id) -> str:
         return str(id).removeprefix(self.own)
@@ -115,7 +120,11 @@ class Names:
         """An id for each entry; duplicates are noted in `gathered.skipped`."""
         named, taken = Named(), dict[Id, int]()
         rows = _rows(index, gathered.ids)
+        before = self._before(gathered, vectors, index, base)
         for number, (id, row) in enumerate(zip(gathered.ids, rows, strict=True)):
+            if number in before:
+                named.held[number] = before[number]
+                continue
             name: Id | None = id
             if row >= 0 or id in taken:
                 name = self._another(number, gathered, vectors, index, base, taken, named)
@@ -124,6 +133,34 @@ class Names:
                 named.keep.append(number)
                 named.ids.append(name)
         return named
+
+    def _before(
+        self, gathered: Gathered, vectors: Embeddings, index: Index | None, base: int
+    ) -> dict[int, Id]:
+        """Which of these entries the first `base` items hold, each with its id there."""
+        if index is None or not base:
+            return {}
+        spelled = [
+            (number, name)
+            for number, (source, id) in enumerate(zip(gathered.sources, gathered.ids, strict=True))
+            for name in self._of(source).ever(id)
+        ]
+        rows = index.find([name for _, name in spelled])
+        (early,) = np.nonzero((rows >= 0) & (index.rank_of(rows) < base))
+        before = dict[int, Id]()
+        for place, stored in zip(early.tolist(), _fine(index, rows[early]), strict=True):
+            number, name = spelled[place]
+            if number not in before and _same(stored, vectors.fine[number].numpy()):
+                before[number] = name
+        if before:  # a key twice in a tar is one entry, whatever the second picture is
+            entries = [
+                self._of(source).entry(id)
+                for source, id in zip(gathered.sources, gathered.ids, strict=True)
+            ]
+            known = {entries[number]: name for number, name in before.items()}
+            again = {n: known[entry] for n, entry in enumerate(entries) if entry in known}
+            before = again | before
+        return before
 
     def _another(
         self,

@@ -77,9 +77,11 @@ def _open_folder(path: Path, prefix: str) -> list[Source]:
     if table is not None:
         return [_table(table, prefix)]
     folder = Folder(path, prefix)
-    if next(folder.items(0), None) is not None:
+    if any(item.picture is not None for item in folder.items(0)):
         return [folder]
     files = sorted(path.glob("*.tar")) or sorted(path.glob("*.parquet"))
+    if not files and next(folder.items(0), None) is not None:
+        return [folder]  # which says why there is none
     if not files:
         raise DatasetError(
             f"{path}: images ({', '.join(SUFFIXES)}) expected, found none. Give another folder."

@@ -1,8 +1,11 @@
 """`build_index`: every kind of source, what is left out, several sources, adding to an index."""
 
+import datetime
 import io
 import json
+import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from safetensors.numpy import save_file
 
 import engine
 from engine.building import Report, build, build_index, encoding
+from engine.building.folders import Folder
 from engine.building.kinds import BEYOND, Kinds
 from engine.images import read_image
 from tests.conftest import PICTURES
@@ -78,6 +82,42 @@ def test_a_folder(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None
     opened = engine.Index.open(tmp_path / "new" / "index")
     assert opened.ids_at(np.arange(9)) == ids
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["index"]
+
+
+def test_folders_nested_deeply(tmp_path: Path) -> None:
+    """Deeper than Python's calls; in order of their paths."""
+    place, at = tmp_path / "a", os.open(tmp_path, os.O_RDONLY)
+    names = ["a", *["d"] * 1200]
+    for name in names:
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(os.open("x.png", os.O_CREAT, dir_fd=at))
+    os.close(at)
+    for name in ("a.png", "e.png"):
+        (place / name).touch()
+    try:
+        found = [item.id for item in Folder(place).items(0)]
+    finally:  # shutil, by which pytest would, recurses
+        subprocess.run(["rm", "-r", place], check=True)
+    assert found == ["a.png", "d/" * 1200 + "x.png", "e.png"]
+
+
+def test_links_to_folders_are_listed(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    """Not walked: here, one to the folder itself, and one that has a picture's suffix."""
+    for name in ("again", "again.png"):
+        (folder / name).symlink_to(folder)
+    report = build_index([folder], tmp_path / "index", encoder)
+    assert (report.indexed, report.skipped) == (9, 2)
+    assert [line["id"] for line in skipped_of(report)] == ["again", "again.png"]
+    assert all("got a link to a folder" in line["why"] for line in skipped_of(report))
+    # beside shards such a link is no picture either
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "again").symlink_to(folder)
+    shard(shards / "0.tar", {"k": {"webp": content(NAMES[0])}})
+    assert build_index([shards], tmp_path / "second", encoder).indexed == 1
 
 
 def test_what_cannot_be_read_is_listed(
@@ -180,6 +220,27 @@ def test_parquet(
     assert first is not None
     assert (first["captions"], first["width"], first["share"]) == (["number 0"], 0, 0.5)
     assert report.skipped == 9 - len(kept)
+
+
+def test_parquet_ids_that_no_index_holds(encoder: engine.Encoder, tmp_path: Path) -> None:
+    """A null, and more than int64, in a column of integers: those rows are listed. Beside text, they have names."""
+    pictures = [content(name) for name in NAMES[:3]]
+    file, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    ids = pa.array([3, None, (1 << 63) + 5], pa.uint64())
+    parquet.write_table(pa.table({"image": pictures, "id": ids}), file)
+    report = build_index([file], tmp_path / "index", encoder, segment=1)
+    assert_holds(report.index, {3: NAMES[0]}, encoder)
+    assert [(line["place"], line["why"]) for line in skipped_of(report)] == [
+        (f"{file}, row 2", "an integer of 64 bits as id expected, got none. Change it"),
+        (f"{file}, row 3", f"an integer of 64 bits as id expected, got {(1 << 63) + 5}. Change it"),
+    ]
+    # ids of other kinds become text, those of rows that are left out too
+    pictures[2] = b"no picture"
+    parquet.write_table(pa.table({"image": pictures, "id": [b"a", None, b"c"]}), other)
+    report = build_index([file, other], tmp_path / "text", encoder)
+    found = report.index.ids_at(np.arange(len(report.index)))
+    assert found == ["3", "a:2", str((1 << 63) + 5), "b'a'", "b:2"]
+    assert [line["id"] for line in skipped_of(report)] == ["b'c'"]
 
 
 def shard(file: Path, samples: dict[str, dict[str, bytes]]) -> Path:
@@ -395,6 +456,38 @@ def test_metadata_of_changing_kinds(encoder: engine.Encoder, tmp_path: Path) -> 
     assert report.index.metadata_at(2) is None
     assert report.lost == {"n": 2, "x": 1, "s": 1, "l": 1}
     assert any("2 values of the metadata column 'n' left out" in line for line in report.remarks())
+
+
+def test_metadata_of_other_kinds_than_the_index_has(
+    encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    """Left out and counted as within one run; columns that Python made, too."""
+    made: dict[str, Any] = {"n": 1, "x": 0.5, "s": "a", "l": ["a"], "b": True, "none": None}
+    made |= {"day": datetime.date(2026, 1, 2), "nested": {"a": 1}, "numbers": [1], "empty": []}
+    output = tmp_path / "index"
+    with engine.Retriever.from_pretrained(encoder) as retriever:
+        retriever.add([read_image(content(NAMES[0]))], ids=["first"], metadata=[made])
+        retriever.save(output)
+    rows: list[dict[str, Any]] = [
+        {"n": "no", "x": 1 << 53, "s": ["a"], "l": 3, "b": 1, "none": "now", "new": 1.5},
+        {"n": 2.0, "x": 2, "s": 7, "l": "b", "b": False, "none": 3, "new": 2},
+        {"day": "2026-01-02", "nested": "a", "numbers": 1, "empty": "c"},
+    ]
+    for number, row in enumerate(rows, start=1):
+        place = tmp_path / f"{number}"
+        place.mkdir()
+        shutil.copy(PICTURES / "noto" / NAMES[number], place)
+        line = json.dumps({"image": NAMES[number]} | row)
+        (place / "captions.jsonl").write_text(line)
+    report = build_index([tmp_path / "1"], output, encoder)
+    assert report.index.metadata_at(1) == {"none": "now", "new": 1.5}
+    assert report.lost == {"n": 1, "x": 1, "s": 1, "l": 1, "b": 1}
+    report = build_index([tmp_path / "2"], output, encoder)
+    expected = {"n": 2, "x": 2.0, "s": "7", "l": ["b"], "b": False, "none": "3", "new": 2.0}
+    assert report.index.metadata_at(2) == expected
+    report = build_index([tmp_path / "3"], output, encoder)
+    assert report.index.metadata_at(3) == {"empty": ["c"]}
+    assert report.lost == {"day": 1, "nested": 1, "numbers": 1}
 
 
 def test_a_table_whose_rows_have_columns_of_their_own() -> None:

@@ -162,6 +162,54 @@ def test_a_folder_that_was_moved(encoder: engine.Encoder, tmp_path: Path) -> Non
         assert counts(report) == (0, 2, 0)
 
 
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_one_of_several_folders_and_alone(
+    together: bool, moved: bool, encoder: engine.Encoder, tmp_path: Path
+) -> None:
+    """Two folders are indexed with their names before the ids, one is without: no item comes twice."""
+    place, output = tmp_path / "here", tmp_path / "index"
+    folder(place / "a", cat=FILES[0], dog=FILES[1])
+    folder(place / "b", cat=FILES[2], cow=FILES[1])
+    several = ["a", "b"]
+    first, then = (several, ["a"]) if together else (["a"], several)
+    build_index([place / name for name in first], output, encoder)
+    if moved:
+        place = place.rename(tmp_path / "there")
+    else:
+        (output / naming.FILE).unlink()
+    for segment in (1, 100):
+        report = build_index([place / name for name in then], output, encoder, segment=segment)
+    own = {"a/cat.webp": 0, "a/dog.webp": 1} if together else {"cat.webp": 0, "dog.webp": 1}
+    assert_holds(report.index, own | {"b/cat.webp": 2, "b/cow.webp": 1}, encoder)
+    assert counts(report) == (0, 2 * len(then), 0)
+
+
+def test_a_folder_that_got_a_longer_name(encoder: engine.Encoder, tmp_path: Path) -> None:
+    """Its ids stay, though shorter ones have become free and the record is lost."""
+    places = [
+        folder(tmp_path / f"camera{number}" / "day", cat=FILES[number]) for number in range(3)
+    ]
+    for place in places:
+        build_index([place], tmp_path / "index", encoder)
+    with engine.Retriever(tmp_path / "index", encoder) as retriever:
+        retriever.remove(["cat.webp", "day/cat.webp"])
+        retriever.save()
+    (tmp_path / "index" / naming.FILE).unlink()
+    report = build_index(places[2:], tmp_path / "index", encoder)
+    assert counts(report) == (0, 1, 0)
+    assert len(report.index) == 1
+
+
+def test_a_key_twice_without_a_record(encoder: engine.Encoder, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "a.tar", ("k", FILES[0]), ("l", FILES[1]), ("k", FILES[2]))
+    build_index([shard], tmp_path / "index", encoder)
+    for segment in (1, 100):
+        (tmp_path / "index" / naming.FILE).unlink()
+        report = build_index([shard], tmp_path / "index", encoder, segment=segment)
+        assert counts(report) == (0, 3, 0)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_shards_whose_keys_begin_again(
     together: bool, encoder: engine.Encoder, tmp_path: Path

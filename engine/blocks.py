@@ -10,9 +10,8 @@ from engine.embeddings import Embeddings
 from engine.result import Guarantee
 from kernels import TopK
 
-PLACES = (
-    1 << 24
-)  # candidates of a block: about 0.2 GB of scores and rows, and 0.5 GB while they are ranked
+# Candidates of a block: about 0.2 GB of scores and rows, and 0.5 GB while they are ranked.
+PLACES = 1 << 24
 
 Found: TypeAlias = tuple[TopK, tuple[Guarantee | None, ...]]
 

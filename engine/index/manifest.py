@@ -22,9 +22,8 @@ from engine.errors import IndexFormatError
 
 FORMAT, VERSION = "hivlp-index", 2
 MANIFEST = "manifest.json"
-LONGEST = (
-    1 << 25
-)  # bytes: some 20,000 segments, of which an index that is written here has less than a thousand
+# Bytes: those of some 20,000 segments, of which an index that is written here has less than a thousand.
+LONGEST = 1 << 25
 FILE_NAME = re.compile(r"[a-z_]+-[0-9a-f]{12}\.(bin|parquet)")
 
 Array: TypeAlias = NDArray[Any]

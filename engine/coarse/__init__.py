@@ -1,0 +1,1 @@
+"""How coarse vectors are made: reduced from fine ones, rounded to int8."""

@@ -1,0 +1,1 @@
+"""Every format that sources come in, read once."""

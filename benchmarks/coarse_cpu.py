@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.machine import THREADS, about
 from benchmarks.timing import percentiles, take_turns
-from engine.rounding import LARGEST, queries_to_int8, to_int8
+from engine.coarse.rounding import LARGEST, queries_to_int8, to_int8
 from kernels import coarse_topk, rerank_topk
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,7 +23,7 @@ from benchmarks.timing import ceilings, milliseconds, percentiles
 
 GATE = (
     "tests/kernels/test_contract_coarse.py", "tests/kernels/test_contract_rerank.py",
-    "tests/kernels/test_cpu_coarse.py", "tests/engine/test_retriever.py", "tests/engine/test_encoder.py",
+    "tests/kernels/test_cpu_coarse.py", "tests/engine/test_retriever.py", "tests/engine/encoders/test_encoder.py",
 )  # fmt: skip
 QUICK_GATE = ("tests/kernels/test_cpu_coarse.py", "tests/engine/test_retriever.py")
 SECONDS, LEAST, MOST = 1.0, 5, 200  # of one benchmark's rounds

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.machine import THREADS
 from benchmarks.peers import need
 from engine import Retriever
-from engine.rounding import CoarseDtype
+from engine.coarse.rounding import CoarseDtype
 
 Effort = Any  # None, an int, or a tuple of ints; what it means is in Method.effort
 Ask = Callable[[Tensor, Effort], Tensor]  # queries float32 [B, D] -> rows int64 [B, K]

@@ -28,7 +28,7 @@ from torch import Tensor
 from benchmarks.peers import COPYING_PEERS, EXACT_PEERS, TWO_STAGE_PEERS, chunked, outcome
 from benchmarks.timing import milliseconds, percentiles
 from engine import Embeddings, Retriever, SearchResult
-from engine.reduction import learn_reduction, reduced
+from engine.coarse.reduction import learn_reduction, reduced
 from kernels import TopK
 
 __all__ = ["FULL", "TINY", "Sizes", "launches", "run"]

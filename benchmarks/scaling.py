@@ -36,7 +36,7 @@ from benchmarks.machine import ROOT, THREADS
 from benchmarks.rows import Row, Rows, markdown, origins
 from benchmarks.timing import percentiles, take_turns
 from engine import Retriever
-from engine.plan import SHARE, Plan
+from engine.tiers.plan import SHARE, Plan
 from kernels import coarse_topk, rerank_topk
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
@@ -201,7 +201,7 @@ ASSUMPTIONS = f"""\
 - Measured on one H100: a copy moves {READ / 1e12:.1f} TB/s, read and written together; so much is
   taken to be read where nothing is written. Products in bfloat16 reach {PRODUCT / 1e12:.0f} TFLOP/s,
   and those in int8 are given no more.
-- A GPU has {MEMORY / 1e9:.0f} GB, of which {SHARE:.0%} may be taken, as in `engine.plan`; its host has
+- A GPU has {MEMORY / 1e9:.0f} GB, of which {SHARE:.0%} may be taken, as in `engine.tiers.plan`; its host has
   {HOST / 1e12:.0f} TB, and PCIe brings {PCIE / 1e9:.0f} GB/s to each GPU.
 - Coarse vectors lie in GPU memory, in bfloat16 or, where those do not fit, in int8. {KEPT} candidates of
   {FINE} dims in float16 are reranked, from GPU memory where all fit beside the coarse ones, else

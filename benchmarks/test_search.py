@@ -14,8 +14,8 @@ import engine
 from benchmarks.conftest import Timed
 from benchmarks.timing import take_turns
 from benchmarks.vectors import vectors
+from engine.coarse.rounding import CoarseDtype, queries_to_int8
 from engine.retriever import Mode
-from engine.rounding import CoarseDtype, queries_to_int8
 from kernels import TopK, coarse_topk, rerank_topk
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000, 1_000_000), (10_000, 50_000)

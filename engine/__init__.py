@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from engine.index import Index
     from engine.index.manifest import Calibration
-    from engine.query import Query
+    from engine.queries.query import Query
     from engine.result import Hit, SearchResult, Timings
     from engine.retriever import Retriever
 
@@ -45,7 +45,7 @@ _ROOMS = {
     "open_encoder": "encoders",
     "Index": "index",
     "Calibration": "index",
-    "Query": "query",
+    "Query": "queries.query",
     "Hit": "result",
     "SearchResult": "result",
     "Timings": "result",

@@ -7,14 +7,14 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run a command; `engine.command_line` says how it ends."""
-    from engine.command_line import run_command
+    """Run a command; `engine.cli.ending` says how it ends."""
+    from engine.cli.ending import run_command
 
     run_command(_app)
 
 
 def _app() -> "typer.Typer":
-    from engine.cli import app
+    from engine.cli.commands import app
 
     return app
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from engine.errors import ImageError, MissingPackage
-from engine.files import open_regular
-from engine.forks import forkable_lock
 from engine.image_headers import orientation, passes
+from engine.system.files import open_regular
+from engine.system.forks import forkable_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image

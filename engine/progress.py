@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from engine.terminal import visible
+from engine.system.terminal import visible
 
 
 @contextmanager

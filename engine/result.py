@@ -11,9 +11,9 @@ from torch.nn.functional import pad
 
 from engine.checks import check_count
 from engine.errors import EngineError, InvalidArgument
-from engine.forks import cached_property
 from engine.index import Id, Index
-from engine.json_values import json_value
+from engine.system.forks import cached_property
+from engine.system.json_values import json_value
 from kernels import TopK
 
 Guarantee: TypeAlias = Literal["exact", "certified", "calibrated"]
@@ -154,7 +154,7 @@ class SearchResult:
         return (self[query] for query in range(len(self)))
 
     def to_list(self) -> list[list[dict[str, Any]]]:
-        """Plain lists and dictionaries of what JSON can hold (`engine.json_values`); hits keep Python's values."""
+        """Plain lists and dictionaries of what JSON can hold (`engine.system.json_values`)."""
         return [[json_value(hit._asdict()) for hit in hits] for hits in self]
 
     def to_numpy(self) -> dict[str, np.ndarray[Any, Any]]:

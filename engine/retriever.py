@@ -13,30 +13,30 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from engine.blocks import Found, in_blocks
-from engine.calibration import calibrated, ranks_of
 from engine.checks import check_count, check_list, check_number, check_one_of, check_path
-from engine.collection import Collection
-from engine.curve import Curve, check_candidates, measured
+from engine.coarse.from_embeddings import index_of
+from engine.coarse.reduction import COARSE_DIM, Reduction
+from engine.coarse.rounding import CoarseDtype
 from engine.device import pick_device
-from engine.duplicates import check_threshold, without_duplicates
 from engine.embeddings import Embeddings
 from engine.encoders import Encoder, open_encoder, warm
 from engine.encoders.remembered import open_named, open_remembered, refuse_other
 from engine.errors import CheckpointMismatch, InvalidArgument
-from engine.filters import Filter, as_mask
-from engine.forks import forkable_lock
-from engine.from_embeddings import index_of
-from engine.guarantee import guarantees
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.index.checks import checked_ids, checked_metadata
-from engine.plan import FineTier, Plan, plan
-from engine.queries import Batch, embed
-from engine.reduction import COARSE_DIM, Reduction
+from engine.queries.batch import Batch, embed
+from engine.queries.blocks import Found, in_blocks
+from engine.queries.filters import Filter, as_mask
+from engine.recall.calibration import calibrated, ranks_of
+from engine.recall.curve import Curve, check_candidates, measured
+from engine.recall.guarantee import guarantees
 from engine.result import Failures, SearchResult, Timings, answered, check_k, padded, with_failures
-from engine.rounding import CoarseDtype
-from engine.snapshot import Snapshot, check_finite
-from engine.stopwatch import Stopwatch
+from engine.system.forks import forkable_lock
+from engine.tiers.collection import Collection
+from engine.tiers.duplicates import check_threshold, without_duplicates
+from engine.tiers.plan import FineTier, Plan, plan
+from engine.tiers.snapshot import Snapshot, check_finite
+from engine.tiers.stopwatch import Stopwatch
 from kernels import TopK
 from kernels.checks import BACKENDS
 from kernels.topk import ordinary
@@ -198,7 +198,7 @@ class Retriever:
                 condition on metadata: a pyarrow expression, or text such as `"year > 2000 and style == 'noto'"`.
             min_score: leave out what scores lower.
             duplicates: leave out hits whose fine vectors have a higher cosine than that with a better hit's; see
-                `engine.duplicates`. Looked for among the candidates, so there may be fewer than k hits.
+                `engine.tiers.duplicates`. Looked for among the candidates, so there may be fewer than k hits.
             certify: see whether a bound proves two-stage answers exact (`SearchResult.guarantee`), where coarse
                 vectors are a projection of the fine ones. Reads every fine vector once after each change.
             on_error: what becomes of a batch with a query that cannot be searched for, such as a damaged picture.
@@ -344,8 +344,8 @@ class Retriever:
 
         Searches that name no number take it from then on, for k and below; `save` writes it. The recall is that of
         the exact k best items in the mean over queries, reached with the confidence whatever queries chance drew:
-        see `engine.calibration`. Give queries such as those to come, independent of each other, and none that
-        something was tuned on: at least 398 for a recall of 0.99, to be 95 % sure.
+        see `engine.recall.calibration`. Give queries such as those to come, independent of each other, and none
+        that something was tuned on: at least 398 for a recall of 0.99, to be 95 % sure.
         """
         k = check_k(k, len(self._collection.snapshot.coarse))
         snapshot, vectors = self._projected(queries)

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 import engine
-from engine.threads import wait_passively
+from engine.system.threads import wait_passively
 
 wait_passively()  # before anything loads torch: `engine.Retriever` below does
 HERE = Path(__file__).parent

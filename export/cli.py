@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine.command_line import Command, run_command, say
-from engine.terminal import as_json as json_text
-from engine.terminal import visible
+from engine.cli.ending import Command, run_command, say
+from engine.system.terminal import as_json as json_text
+from engine.system.terminal import visible
 
 if TYPE_CHECKING:
     from engine.encoders.manifest import Manifest
@@ -69,7 +69,7 @@ def command(function: Callable[..., None]) -> typer.Typer:
 
 
 def main(app: typer.Typer) -> None:
-    """Run a command; `engine.command_line` says how it ends."""
+    """Run a command; `engine.cli.ending` says how it ends."""
     run_command(lambda: partial(_run, app))
 
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import Checkpoint
+from engine.coarse.reduction import learn_reduction
 from engine.encoders import encode_all
 from engine.encoders.torch_encoder import torch_encoder
 from engine.errors import InvalidArgument
 from engine.progress import progress
-from engine.reduction import learn_reduction
 from export.pairs import Pairs
 
 

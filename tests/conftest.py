@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.threads import wait_passively
+from engine.system.threads import wait_passively
 
 wait_passively()  # here and in what tests start: machines that test are busy
 import torch  # noqa: E402
@@ -26,8 +26,8 @@ LONGEST = (
     "kernels/test_triton_paths.py",
     "kernels/test_contract_rerank.py",
     "examples/test_demo.py",
-    "engine/test_training_run.py",
-    "engine/test_building_resume.py",
+    "engine/training/test_training_run.py",
+    "engine/building/test_building_resume.py",
     "export/test_export.py",
     "engine/index/test_crash.py",
     "kernels/test_triton_mutants.py",

@@ -30,20 +30,20 @@ from engine.building.sources import (
 from engine.building.state import Reached, State
 from engine.building.vectors import VectorFile, normalized
 from engine.checks import check_count, check_flag, check_list, check_one_of, check_path
+from engine.coarse.reduction import SETTLED
+from engine.coarse.rounding import CoarseDtype
 from engine.dataset import mended
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder
 from engine.encoders.remembered import open_named, open_remembered
 from engine.errors import DatasetError, InvalidArgument, storing
-from engine.files import open_own
 from engine.index import Id, Index, WriterLock
 from engine.index.directory import check_place
 from engine.index.manifest import MANIFEST
 from engine.index.saving import locked
 from engine.progress import progress
-from engine.reduction import SETTLED
 from engine.retriever import Retriever
-from engine.rounding import CoarseDtype
+from engine.system.files import open_own
 
 SEGMENT = 65_536
 SAVE_SECONDS = 60.0  # slow encoders save more often

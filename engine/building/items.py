@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from engine.dataset import Member, mended
-from engine.dataset.arrow_rows import MAX_TEXT
 from engine.embeddings import Embeddings
 from engine.index import Id
+from engine.reading.arrow_rows import MAX_TEXT
 
 Metadata: TypeAlias = dict[str, Any]
 IdKind: TypeAlias = Literal["int", "str"]

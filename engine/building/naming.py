@@ -27,8 +27,8 @@ from engine.building.sources import Source, origin
 from engine.building.vectors import VectorFile
 from engine.dataset import mended
 from engine.embeddings import Embeddings
-from engine.files import open_own, open_regular
 from engine.index import Id, Index
+from engine.system.files import open_own, open_regular
 
 FILE = "sources.bin"  # in the index's directory
 # entry: of its source and its name there; id: of the item's id; vector: of its stored fine vector

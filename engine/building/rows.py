@@ -15,12 +15,12 @@ from typing import Any
 
 from engine.building.items import IdKind, Item, Metadata, Survey, file_stamp, plain
 from engine.dataset import mended
-from engine.dataset.arrow_rows import MAX_TEXT, python_rows
-from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
-from engine.files import MAX_LINE, bounded_lines, check_regular, open_regular
-from engine.forks import cached_property
-from engine.terminal import brief
+from engine.reading.arrow_rows import MAX_TEXT, python_rows
+from engine.reading.separated import separated
+from engine.system.files import MAX_LINE, bounded_lines, check_regular, open_regular
+from engine.system.forks import cached_property
+from engine.system.terminal import brief
 
 IDS = ("id", "key")  # columns that name an item, in order of preference
 IMAGE = "image"

@@ -16,9 +16,9 @@ from typing import Any
 from engine.building.items import IdKind, Item, Metadata, Survey, file_stamp, plain
 from engine.building.rows import captions_of
 from engine.dataset import Member
-from engine.dataset.tar_headers import TarError
 from engine.dataset.tars import PICTURES, members, text_of
-from engine.terminal import brief
+from engine.reading.tar_headers import TarError
+from engine.system.terminal import brief
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from engine.building.items import IdKind, Metadata, Part, Skip, Survey, file_stamp, plain
 from engine.building.rows import captions_of
-from engine.dataset.arrow_rows import python_rows
 from engine.embeddings import Embeddings
 from engine.errors import DatasetError, MissingPackage
-from engine.files import check_regular, map_npy
-from engine.forks import cached_property
 from engine.index import Id
-from engine.queries import as_vectors
+from engine.queries.batch import as_vectors
+from engine.reading.arrow_rows import python_rows
+from engine.system.files import check_regular, map_npy
+from engine.system.forks import cached_property
 
 BLOCK = 8192  # rows read at a time
 PAIRS = (("fine", "coarse"), ("image", "image_coarse"))

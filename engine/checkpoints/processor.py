@@ -20,7 +20,7 @@ from engine.checkpoints.files import (
 from engine.checkpoints.refusals import expected
 from engine.encoders.manifest import Padding
 from engine.errors import CheckpointError
-from engine.forks import forkable_lock
+from engine.system.forks import forkable_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image

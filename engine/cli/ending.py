@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 from typer.core import TyperCommand, TyperGroup
 
-from engine.terminal import visible, write_anything
-from engine.threads import wait_passively
+from engine.system.terminal import visible, write_anything
+from engine.system.threads import wait_passively
 
 BAD_INPUT, FAILED, STOPPED = 2, 1, 130
 # Of torch's allocators, on a CPU and on a GPU; NumPy's raise MemoryError.

@@ -6,12 +6,12 @@ from typing import Any, get_args
 from torch.nn import functional as F
 
 from engine.checks import check_flag
+from engine.coarse.reduction import Reduction, learn_reduction, reduced
+from engine.coarse.rounding import CoarseDtype, round_coarse
 from engine.errors import InvalidArgument
 from engine.index import Id, Index, check_vectors
-from engine.queries import as_vectors
-from engine.reduction import Reduction, learn_reduction, reduced
-from engine.resident import as_array
-from engine.rounding import CoarseDtype, round_coarse
+from engine.queries.batch import as_vectors
+from engine.tiers.resident import as_array
 
 
 def index_of(

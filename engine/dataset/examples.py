@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from engine.errors import DatasetError
-from engine.files import open_regular
-from engine.terminal import brief
+from engine.system.files import open_regular
+from engine.system.terminal import brief
 
 Skipped: TypeAlias = list[str]  # a line for each thing left out: where it is, and why
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.dataset.examples import Record
 from engine.errors import DatasetError
-from engine.files import open_regular
+from engine.system.files import open_regular
 
 CAPTIONS_A_PICTURE = (
     5  # some COCO pictures have six or seven; 25,000 captions for 5,000 is what is reported on

@@ -6,12 +6,12 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from engine.dataset.arrow_rows import python_rows
 from engine.dataset.examples import Record
-from engine.dataset.separated import separated
 from engine.errors import DatasetError, MissingPackage
-from engine.files import MAX_LINE, bounded_lines, check_regular, open_regular
-from engine.terminal import brief
+from engine.reading.arrow_rows import python_rows
+from engine.reading.separated import separated
+from engine.system.files import MAX_LINE, bounded_lines, check_regular, open_regular
+from engine.system.terminal import brief
 
 COLUMNS = ("image", "caption", "captions", "concept", "split", "splits")
 

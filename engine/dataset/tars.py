@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.dataset.examples import Member, Record
-from engine.dataset.tar_headers import TarError, tar_entries
 from engine.errors import DatasetError
+from engine.reading.tar_headers import TarError, tar_entries
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MAX_TEXT = 1 << 20  # bytes of a `.txt` or `.json`

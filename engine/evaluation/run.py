@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.checks import check_list
+from engine.coarse.reduction import COARSE_DIM, learn_reduction, reduced
 from engine.device import pick_device
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
@@ -14,7 +15,6 @@ from engine.evaluation.ranks import full_ranks, staged_ranks
 from engine.evaluation.recall import DIRECTIONS, Direction, Recalls, recalls_of
 from engine.evaluation.report import Report, Source, Way
 from engine.progress import progress
-from engine.reduction import COARSE_DIM, learn_reduction, reduced
 
 DEPTH = 512  # places looked at, at least
 

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from engine.embeddings import Embeddings
 from engine.errors import DatasetError
 from engine.evaluation.pool import Pool
-from engine.files import check_regular, map_npy
 from engine.index import check_vectors
-from engine.queries import as_vectors
+from engine.queries.batch import as_vectors
+from engine.system.files import check_regular, map_npy
 
 NAMES = ("image", "text", "image_coarse", "text_coarse")
 

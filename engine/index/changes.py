@@ -9,7 +9,7 @@ import numpy as np
 from engine.errors import InvalidArgument
 from engine.index.columns import check_fits, common_schema
 from engine.index.segment import Rows, Segment, join
-from engine.strings import Strings
+from engine.index.strings import Strings
 
 if TYPE_CHECKING:
     from engine.index.index import Index

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.checks import check_list, described
 from engine.errors import InvalidArgument
 from engine.index.manifest import FINE_DTYPES, Array, dtype_name
-from engine.strings import Strings
+from engine.index.strings import Strings
 
 Id: TypeAlias = int | str
 Ids: TypeAlias = NDArray[np.int64] | Strings

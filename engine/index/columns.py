@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexFormatError, InvalidArgument, MissingPackage
-from engine.forks import cached_property, forkable_lock
 from engine.index.footer import Footer, read_footer
 from engine.index.recent import Recent
+from engine.system.forks import cached_property, forkable_lock
 
 GROUP_ROWS = 4096  # read together
 NULLS_AT_A_TIME = 1 << 16

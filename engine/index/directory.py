@@ -36,7 +36,7 @@ from engine.index.manifest import (
 )
 from engine.index.mapping import map_array
 from engine.index.segment import NO_ROWS, Rows, Segment
-from engine.strings import Strings
+from engine.index.strings import Strings
 
 DRAFT = re.compile(re.escape(MANIFEST) + r"\.[0-9a-f]{12}")
 BLOCK_BYTES = 1 << 24

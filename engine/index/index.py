@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from engine.checks import check_flag, check_list, check_path
 from engine.errors import InvalidArgument, UnknownId, storing
-from engine.forks import cached_property
 from engine.index import changes, saving
 from engine.index.changes import OnConflict
 from engine.index.checks import (
@@ -40,7 +39,8 @@ from engine.index.manifest import (
     dtype_name,
 )
 from engine.index.segment import NO_ROWS, Rows, Segment, join_ids
-from engine.strings import Strings
+from engine.index.strings import Strings
+from engine.system.forks import cached_property
 
 
 @dataclass(frozen=True, eq=False)

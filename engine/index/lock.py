@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from engine.errors import IndexFormatError, IndexLocked
-from engine.forks import tell_after_fork
+from engine.system.forks import tell_after_fork
 
 LOCK = "lock"
 

@@ -90,7 +90,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many candidates reach a recall of the exact k best items; see `engine.calibration`.
+    """How many candidates reach a recall of the exact k best items; see `engine.recall.calibration`.
 
     queries: how many it was measured with; recall: what they had in the mean.
     lower_bound: what it is at least, with the confidence.

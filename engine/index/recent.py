@@ -4,7 +4,7 @@ import weakref
 from collections import OrderedDict
 from typing import Any
 
-from engine.forks import forkable_lock
+from engine.system.forks import forkable_lock
 
 
 class Recent:

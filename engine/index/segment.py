@@ -12,7 +12,7 @@ from engine.index.columns import Columns
 from engine.index.columns import joined as joined_columns
 from engine.index.lookup import Keys, Lookup
 from engine.index.manifest import Array, StoredFile
-from engine.strings import Strings
+from engine.index.strings import Strings
 
 Rows = NDArray[np.int64]
 

@@ -15,9 +15,9 @@ from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, encode_all
 from engine.errors import ImageError, InvalidArgument
 from engine.images import is_image, read_image
-from engine.query import Query, weighted_sum
+from engine.queries.query import Query, weighted_sum
+from engine.queries.texts import checked_text
 from engine.result import Failures
-from engine.texts import checked_text
 
 Batch: TypeAlias = Any  # what `Retriever.search` accepts; its docstring lists the kinds
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from engine.checks import check_list
 from engine.errors import InvalidArgument
-from engine.expressions import parse_condition
 from engine.index import Index
+from engine.queries.conditions import parse_condition
 
 Filter: TypeAlias = Any  # bool [N] or [B, N], a sequence of ids, one per query, or a condition
 

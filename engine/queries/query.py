@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from engine.checks import check_list, check_number, described
 from engine.errors import InvalidArgument
-from engine.texts import refuse_url
+from engine.queries.texts import refuse_url
 
 if TYPE_CHECKING:
     from engine.images import ImageSource

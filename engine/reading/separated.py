@@ -13,8 +13,8 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from engine.errors import DatasetError
-from engine.files import MAX_LINE, bounded_lines, open_regular
 from engine.images import OTHER_SUFFIXES, SUFFIXES
+from engine.system.files import MAX_LINE, bounded_lines, open_regular
 
 MAX_FAULTS = 10_000  # rows one after the other: a file of which nobody wants to know more
 MAX_LINES = 1000  # of one row

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from engine.files import open_regular
+from engine.system.files import open_regular
 
 BLOCK = 512
 LONGEST = 1 << 16  # bytes of a long name or of a pax header

@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument
 from engine.index.manifest import Calibration
-from engine.snapshot import Snapshot
+from engine.tiers.snapshot import Snapshot
 
 QUERIES_AT_A_TIME = 64
 FIRST_LOOK = 128  # candidates; doubled until every exact hit is among them

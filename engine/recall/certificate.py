@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from engine.embeddings import Embeddings
-from engine.resident import as_tensor
-from engine.snapshot import Snapshot
+from engine.tiers.resident import as_tensor
+from engine.tiers.snapshot import Snapshot
 from kernels import TopK
 
 ROUNDING = 2.0**-23  # twice float32's relative error, for sums of products in any order

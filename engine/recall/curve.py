@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.calibration import losses
 from engine.checks import check_count, check_list
 from engine.errors import InvalidArgument, MissingPackage
+from engine.recall.calibration import losses
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def measured(
 
     Args:
         search: finds everything with so many candidates, None = exactly; called twice, the second time timed.
-        ranks: `[B, k]`, as `engine.calibration.ranks_of` finds them.
+        ranks: `[B, k]`, as `engine.recall.calibration.ranks_of` finds them.
         kept: numbers of candidates, as `check_candidates` has them.
     """
     count = len(ranks)

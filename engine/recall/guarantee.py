@@ -1,9 +1,9 @@
 """Which guarantee each answer carries: see `engine.result.SearchResult.guarantee`."""
 
-from engine.certificate import bounds_of, certified
 from engine.embeddings import Embeddings
+from engine.recall.certificate import bounds_of, certified
 from engine.result import Guarantee
-from engine.snapshot import Snapshot
+from engine.tiers.snapshot import Snapshot
 from kernels import TopK
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from io import TextIOWrapper
 from typing import Any
 
-from engine.json_values import to_json
+from engine.system.json_values import to_json
 
 # Control characters, format characters that turn or hide text, halves of surrogate pairs, line separators.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from engine.coarse.rounding import round_coarse, to_int8
 from engine.embeddings import Embeddings
 from engine.errors import InvalidArgument, storing
-from engine.forks import forkable_lock, tell_after_fork
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
-from engine.plan import FineTier, pick_tier, vector_bytes
-from engine.resident import as_array
-from engine.rounding import round_coarse, to_int8
-from engine.snapshot import Snapshot
+from engine.system.forks import forkable_lock, tell_after_fork
+from engine.tiers.plan import FineTier, pick_tier, vector_bytes
+from engine.tiers.resident import as_array
+from engine.tiers.snapshot import Snapshot
 
 
 class Collection:

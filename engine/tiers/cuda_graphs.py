@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.embeddings import Embeddings
-from engine.stopwatch import Stopwatch
+from engine.tiers.stopwatch import Stopwatch
 from kernels import TopK
 
 

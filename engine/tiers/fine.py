@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from engine.embeddings import longest_of
-from engine.forks import cached_property
 from engine.index import Index
 from engine.index.manifest import Array
 from engine.index.mapping import Mapping, mapping_of, mappings_of
-from engine.resident import Resident, as_tensor
+from engine.system.forks import cached_property
+from engine.tiers.resident import Resident, as_tensor
 from kernels import TopK, coarse_topk, rerank_topk
 from kernels.checks import choose_backend
 from kernels.topk import best_hits, no_hits

@@ -10,8 +10,8 @@ import torch
 from engine.checks import check_one_of
 from engine.device import pick_device
 from engine.errors import InvalidArgument
-from engine.fine import Tier
 from engine.index.manifest import COARSE_DTYPES, FINE_DTYPES, NUMPY_DTYPES, Header
+from engine.tiers.fine import Tier
 
 FineTier: TypeAlias = Literal["device", "host", "disk", "auto"]
 

@@ -7,16 +7,16 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from engine.captured import Captured
+from engine.coarse.reduction import SETTLED, learn_reduction, reduced
+from engine.coarse.rounding import queries_to_int8, round_coarse
 from engine.embeddings import Embeddings, longest_of, unit
 from engine.errors import InvalidArgument
-from engine.fine import FineVectors, Tier
-from engine.forks import cached_property
 from engine.index import Index
 from engine.index.mapping import Mapping, mappings_of
-from engine.reduction import SETTLED, learn_reduction, reduced
-from engine.resident import Resident, as_array
-from engine.rounding import queries_to_int8, round_coarse
+from engine.system.forks import cached_property
+from engine.tiers.cuda_graphs import Captured
+from engine.tiers.fine import FineVectors, Tier
+from engine.tiers.resident import Resident, as_array
 from kernels import TopK, coarse_topk
 from kernels.checks import choose_backend, triton_max_coarse_d
 

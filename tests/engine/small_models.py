@@ -28,7 +28,7 @@ from transformers import (
     SiglipModel,
 )
 
-from tests.engine.open_clip_model import OpenClip
+from tests.engine.checkpoints.open_clip_model import OpenClip
 
 CORPUS = [
     "a red car on the road",

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 import engine
-from engine import blocks, duplicates
+from engine.queries import blocks
 from engine.result import LARGEST_ANSWER, MOST_PADDING, check_k
+from engine.tiers import duplicates
 from tests.conftest import PICTURES
 
 COUNT, D = 300, 24
@@ -201,7 +202,7 @@ def test_what_keeps_all_from_being_searched_for_is_raised(retriever: engine.Retr
 def test_more_pictures_than_are_encoded_at_a_time(
     pictured: engine.Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.queries.CHUNK", 2)
+    monkeypatch.setattr("engine.queries.batch.CHUNK", 2)
     found = pictured.search([*FILES, b"no", *FILES], 3, on_error="report")
     assert found.ids[4:] == found.ids[:3] == pictured.search(FILES, 3).ids
 

@@ -194,7 +194,7 @@ def test_every_option_is_explained(
 
 
 def test_errors_of_the_system_are_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """As `engine.command_line` has it for every command."""
+    """As `engine.cli.ending` has it for every command."""
 
     def full() -> None:
         raise OSError(28, "No space left on device", "out/image.onnx")

@@ -17,7 +17,7 @@ import engine
 from engine.building import Report, build_index, naming
 from engine.images import read_image
 from tests.conftest import PICTURES
-from tests.engine.test_building import skipped_of
+from tests.engine.building.test_building import skipped_of
 
 FILES = [path.read_bytes() for path in sorted((PICTURES / "noto").glob("*.webp"))[:6]]
 

@@ -14,15 +14,15 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import engine
-from engine.cli import app
-from engine.reduction import learn_reduction
+from engine.cli.commands import app
+from engine.coarse.reduction import learn_reduction
 from tests.conftest import PICTURES
 
 pytest.importorskip("transformers")  # at import: a GPU machine collects this file without it
 
 from engine.checkpoints import Checkpoint, open_checkpoint, open_processor
 from engine.encoders.torch_encoder import torch_encoder
-from tests.engine.open_clip_model import OpenClip
+from tests.engine.checkpoints.open_clip_model import OpenClip
 from tests.engine.small_models import SMALL
 
 # Upper case, a punctuation mark, letters never seen, one word, and more than fits.
@@ -191,7 +191,7 @@ def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
     small: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One item first, then many: the reduction, and int8's scale, are learned from all, and then kept."""
-    from engine import snapshot
+    from engine.tiers import snapshot
 
     monkeypatch.setattr(snapshot, "SETTLED", 150)
     r = engine.Retriever.from_pretrained(
@@ -226,7 +226,7 @@ def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
 def test_items_added_one_at_a_time_are_learned_from_each_time_there_are_twice_as_many(
     small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine import snapshot
+    from engine.tiers import snapshot
 
     learned: list[int] = []
 

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 import engine
 from engine.__main__ import main
 from engine.building import build_index
-from engine.command_line import Command, run_command
+from engine.cli.ending import Command, run_command
 from tests.conftest import PICTURES, ROOT
-from tests.engine.test_cli import assert_refused, run, run_json
+from tests.engine.cli.test_cli import assert_refused, run, run_json
 
 NAMES = [f"i{number}" for number in range(8)]
 
@@ -178,7 +178,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     code = (
         "import os, sys, typer\n"
-        "from engine.command_line import Command, run_command\n"
+        "from engine.cli.ending import Command, run_command\n"
         "app = typer.Typer()\n"
         "@app.command(cls=Command)\n"
         "def wait():\n"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import engine
 from engine.building import build_index
-from engine.cli import app
+from engine.cli.commands import app
 from tests.conftest import PICTURES
 
 NAMES = [path.name for path in sorted((PICTURES / "noto").glob("*.webp"))[:6]]

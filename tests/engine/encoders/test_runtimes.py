@@ -18,8 +18,8 @@ from engine.encoders import tensorrt_encoder as trt_module
 from engine.encoders.manifest import Manifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import tensorrt_encoder
-from tests.engine.fake_tensorrt import engines, with_engine
-from tests.engine.test_encoder import images
+from tests.engine.encoders.fake_tensorrt import engines, with_engine
+from tests.engine.encoders.test_encoder import images
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -15,9 +15,9 @@ from engine.encoders import tensorrt_encoder as trt_module
 from engine.encoders.manifest import Manifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import Engine, TensorRTTower
-from tests.engine.fake_tensorrt import Context, Deserialiser, engines, with_engine
-from tests.engine.test_encoder import images
-from tests.engine.test_runtimes import SENTENCES
+from tests.engine.encoders.fake_tensorrt import Context, Deserialiser, engines, with_engine
+from tests.engine.encoders.test_encoder import images
+from tests.engine.encoders.test_runtimes import SENTENCES
 
 
 def test_a_hundred_changed_bytes_never_reach_the_deserialiser(

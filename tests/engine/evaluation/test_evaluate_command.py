@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import engine
-from engine.cli import app
+from engine.cli.commands import app
 from engine.dataset import read_dataset
 from tests.conftest import PICTURES
 

@@ -21,7 +21,7 @@ from engine.index import Index
 from engine.index.lock import LOCK
 from engine.index.manifest import MANIFEST, read_manifest
 from tests.engine.index.model import COARSE, FINE
-from tests.engine.test_index import write_manifest
+from tests.engine.index.test_index import write_manifest
 from tests.engine.test_retriever import brute_force
 
 LIES, FLIPS, SEED = 5000, 1500, 11

@@ -8,7 +8,7 @@ import pytest
 from engine.index import columns as module
 from engine.index.columns import GROUP_ROWS, Columns, joined, matching
 from engine.index.recent import Recent
-from engine.strings import Strings
+from engine.index.strings import Strings
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import compute  # noqa: E402
@@ -115,7 +115,7 @@ def test_what_was_shown_is_not_kept_beyond_the_limit(monkeypatch: pytest.MonkeyP
 
 
 def test_strings_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import strings
+    from engine.index import strings
 
     monkeypatch.setattr(strings, "PIECE_BYTES", 50)
     texts = ["é" * (n % 60) for n in range(300)]

@@ -294,7 +294,7 @@ def test_opening_finding_and_verifying_need_numpy_only(tmp_path: Path) -> None:
     small(["a", "b", "c", "d", "e"], metadata=[{"n": n} for n in range(5)]).save(tmp_path)
     command = [sys.executable, "-W", "error", "-c", OPENED, str(tmp_path)]
     child = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
     )
     assert child.returncode == 0, child.stderr
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.index import changes
-from engine.snapshot import Snapshot
+from engine.tiers.snapshot import Snapshot
 from tests.engine.index import machine
 
 RUNS, STEPS = 200, 15

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import engine
-from engine.expressions import parse_condition
-from engine.filters import as_mask
+from engine.queries.conditions import parse_condition
+from engine.queries.filters import as_mask
 
 Item = dict[str, Any]
 COUNT = 500

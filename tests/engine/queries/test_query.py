@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import engine
-from engine.query import weighted_sum
+from engine.queries.query import weighted_sum
 from tests.conftest import PICTURES
 
 TEXTS = ("a red car", "a dog and a cat")

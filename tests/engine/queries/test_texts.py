@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.texts import LONGEST_PATH, named_by
+from engine.queries.texts import LONGEST_PATH, named_by
 from tests.conftest import PICTURES
 
 PICTURE = sorted((PICTURES / "noto").glob("*.webp"))[0]

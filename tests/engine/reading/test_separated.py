@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine import files
 from engine.building import rows
-from engine.dataset import read_dataset, separated
+from engine.dataset import read_dataset
+from engine.reading import separated
+from engine.system import files
 
 COUNT = 40
 

@@ -21,13 +21,13 @@ import engine
 from engine import images
 from engine.building import build_index
 from engine.dataset import read_dataset
-from engine.dataset.tar_headers import BLOCK, TarError, tar_entries
 from engine.evaluation.vector_files import read_vectors
-from engine.files import open_regular
 from engine.images import read_image
+from engine.reading.tar_headers import BLOCK, TarError, tar_entries
+from engine.system.files import open_regular
 from tests.conftest import PICTURES
+from tests.engine.building.test_building import skipped_of
 from tests.engine.png import RGB, chunk, png
-from tests.engine.test_building import skipped_of
 
 PICTURE = next((PICTURES / "noto").glob("*.webp")).read_bytes()
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 import engine
-from engine.calibration import binomial_tail, chance, losses
-from engine.certificate import bounds_of
+from engine.recall.calibration import binomial_tail, chance, losses
+from engine.recall.certificate import bounds_of
 
 N, D, COARSE, K = 3000, 32, 8, 5
 

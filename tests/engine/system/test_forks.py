@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import engine
-from engine.forks import cached_property, forkable_lock
 from engine.index import Index, WriterLock
+from engine.system.forks import cached_property, forkable_lock
 from tests.engine.test_retriever import vectors
 
 

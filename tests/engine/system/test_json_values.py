@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import engine
-from engine.json_values import json_value, to_json
+from engine.system.json_values import json_value, to_json
 
 ZONE = dt.timezone(dt.timedelta(hours=2))
 NAME = uuid.UUID(int=7)

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import engine
 from engine.__main__ import main
-from engine.cli import _listed, app
+from engine.cli.commands import _listed, app
 from engine.progress import progress
 from engine.result import Hit
-from engine.terminal import as_json, brief, visible
+from engine.system.terminal import as_json, brief, visible
 from tests.conftest import PICTURES
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\n\x9b31m\x7f\u202e\u2028\ud83d b"

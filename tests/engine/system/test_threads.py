@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from engine.threads import wait_passively
+from engine.system.threads import wait_passively
 from tests.conftest import ROOT
 
 COMMANDS = {

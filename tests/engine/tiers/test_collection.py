@@ -9,7 +9,7 @@ import torch
 
 import engine
 from engine.index import Index
-from tests.engine.test_index import files_of
+from tests.engine.index.test_index import files_of
 from tests.engine.test_retriever import assert_found, brute_force, vectors
 
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import engine
-from engine import fine as fine_module
+from engine.tiers import fine as fine_module
 from tests.conftest import CHECKPOINT, PICTURES
 from tests.engine.test_retriever import COARSE, vectors
-from tests.engine.test_tiers import assert_finds_what_brute_force_finds, both
+from tests.engine.tiers.test_tiers import assert_finds_what_brute_force_finds, both
 
 pytestmark = [
     pytest.mark.gpu,

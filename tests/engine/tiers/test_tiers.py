@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 import engine
-from engine import fine as fine_module
+from engine.coarse.rounding import queries_to_int8, round_coarse
 from engine.index import Index
-from engine.resident import Resident, as_array, as_tensor
-from engine.rounding import queries_to_int8, round_coarse
+from engine.tiers import fine as fine_module
+from engine.tiers.resident import Resident, as_array, as_tensor
 from tests.engine.test_retriever import COARSE, D, assert_found, brute_force, vectors
 
 TIERS = ("device", "host", "disk", "auto")
@@ -336,7 +336,7 @@ def test_a_million_items_are_searched_in_far_less_memory_than_their_fine_vectors
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert child.returncode == 0, child.stderr
     peak, growth, mapped, fine_bytes = map(int, child.stdout.split())

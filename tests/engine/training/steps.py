@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from engine.training.trainer import HierarchicalTrainer
-from tests.engine import training_by_hand as by_hand
-from tests.engine.training_by_hand import Array, Pairs, Rows, Shape
+from tests.engine.training import by_hand
+from tests.engine.training.by_hand import Array, Pairs, Rows, Shape
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from engine.training.loss import hierarchical_loss
 from engine.training.queue import Past
-from tests.engine.training_by_hand import Pairs, objective
+from tests.engine.training.by_hand import Pairs, objective
 
 LEVELS = {"tiny": 3, "coarse": 4, "fine": 16}
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import engine
-from engine.cli import app
+from engine.cli.commands import app
 from engine.training.state import side_directory
 
 

@@ -25,9 +25,9 @@ from engine.training.phrasing import JOINTS, OPENINGS
 from engine.training.start import scratch_config
 from engine.training.tokenizer import train_tokenizer
 from engine.training.validation import Validation
-from tests.engine import training_by_hand as by_hand
-from tests.engine.training_by_hand import Array, Rows, Shape
-from tests.engine.training_steps import Step, numbers, watched
+from tests.engine.training import by_hand
+from tests.engine.training.by_hand import Array, Rows, Shape
+from tests.engine.training.steps import Step, numbers, watched
 
 SMALL = Settings(
     coarse_dim=6,

@@ -138,7 +138,7 @@ import torch
 torch.set_num_threads(1)
 from engine.dataset import read_dataset
 from engine.training import train
-from tests.engine.test_training_run import EVERYTHING
+from tests.engine.training.test_training_run import EVERYTHING
 data, out, weights, features = map(Path, sys.argv[1:])
 examples = read_dataset(data)
 train(examples, out, EVERYTHING, image_weights=weights, features_file=features, validation=examples[:4])

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine.command_line import BAD_INPUT, Commands, say
-from engine.terminal import as_json as json_text
-from engine.terminal import visible
+from engine.cli.ending import BAD_INPUT, Commands, say
+from engine.system.terminal import as_json as json_text
+from engine.system.terminal import visible
 
 if TYPE_CHECKING:
     from engine.result import Hit
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-EXAMPLE_CHECKPOINT = Path(__file__).parent.parent / "examples" / "checkpoint"
+EXAMPLE_CHECKPOINT = Path(__file__).parents[2] / "examples" / "checkpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Checkpoint = Annotated[
@@ -133,8 +133,8 @@ def search(
     What cannot be searched for is named on stderr and the others are answered; the exit code is 2 then.
     """
     from engine.errors import InvalidArgument
+    from engine.queries.texts import named_by
     from engine.retriever import Retriever
-    from engine.texts import named_by
 
     queries = [*(texts or []), *(image or [])]
     if not queries:

@@ -1,4 +1,4 @@
-"""`make demo`: index the bundled pictures, search them with words and with pictures, show what came back.
+"""`make demo`: index 1,419 bundled pictures, search them with words and with pictures, show what came back.
 
 Everything it uses is in the repository: examples/pictures and examples/checkpoint. It writes demo.html, a page that
 needs nothing else.
@@ -6,14 +6,14 @@ needs nothing else.
 
 import argparse
 import base64
+import json
 import time
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
-import numpy as np
 from rich.console import Console
+from rich.progress import track
 
 import engine
 from engine.system.threads import wait_passively
@@ -21,6 +21,8 @@ from engine.system.threads import wait_passively
 wait_passively()  # before anything loads torch: `engine.Retriever` below does
 HERE = Path(__file__).parent
 PICTURES, CHECKPOINT = HERE / "pictures", HERE / "checkpoint"
+STYLE = "twemoji"  # one of the three bundled: to encode all takes two cores a minute
+AT_A_TIME = 128
 K, RECALL = 6, 0.98
 
 SENTENCES = (
@@ -37,6 +39,7 @@ SENTENCES = (
     "a police officer",
     "an old telephone",
 )
+# Drawn by another hand, which the checkpoint was not trained on; they are not in the index.
 PICTURE_QUERIES = ("noto/1f3b8.webp", "noto/1f680.webp", "noto/1f951.webp")
 
 
@@ -49,10 +52,17 @@ def main() -> None:
     page = parser.parse_args().html
     console = Console(highlight=False)
 
-    from engine.building import index_folder
-
     started = time.perf_counter()
-    retriever = index_folder(PICTURES, engine.open_encoder(CHECKPOINT))
+    retriever = engine.Retriever.from_pretrained(CHECKPOINT)
+    records = [json.loads(line) for line in (PICTURES / "captions.jsonl").open(encoding="utf-8")]
+    records = [record for record in records if record["source"] == STYLE]
+    for start in track(range(0, len(records), AT_A_TIME), "encoding", console=Console(stderr=True)):
+        part = records[start : start + AT_A_TIME]
+        retriever.add(
+            [PICTURES / record["image"] for record in part],
+            ids=[record["image"] for record in part],
+            metadata=[{"captions": record["captions"]} for record in part],
+        )
     console.print(f"[bold]{retriever}[/bold]")
     console.print(f"indexed in {time.perf_counter() - started:.1f} s")
     calibration = retriever.calibrate(_some_captions(retriever), K, target_recall=RECALL)
@@ -63,8 +73,7 @@ def main() -> None:
     retriever.warmup(batch_sizes=(len(SENTENCES),), k=K)
 
     by_words = retriever.search(list(SENTENCES), k=K)
-    pictures = [PICTURES / name for name in PICTURE_QUERIES]
-    by_pictures = retriever.search(pictures, k=K, filter=_without(retriever, PICTURE_QUERIES))
+    by_pictures = retriever.search([PICTURES / name for name in PICTURE_QUERIES], k=K)
 
     for query, hits in zip((*SENTENCES, *PICTURE_QUERIES), (*by_words, *by_pictures), strict=True):
         console.print(f"[bold]{query}[/bold]")
@@ -82,16 +91,9 @@ def main() -> None:
 
 
 def _some_captions(retriever: engine.Retriever) -> list[str]:
-    """The first caption of every twelfth picture, each once."""
-    items = (retriever.index.metadata_at(row) for row in range(0, len(retriever), 12))
+    """The first caption of every fourth picture, each once."""
+    items = (retriever.index.metadata_at(row) for row in range(0, len(retriever), 4))
     return sorted({item["captions"][0] for item in items if item})
-
-
-def _without(retriever: engine.Retriever, ids: Sequence[str]) -> np.ndarray:
-    """A mask per query that leaves out the picture it asks with."""
-    mask = np.ones((len(ids), len(retriever)), dtype=bool)
-    mask[np.arange(len(ids)), retriever.index.rows_of(ids)] = False
-    return mask
 
 
 def _agreement(retriever: engine.Retriever, found: engine.SearchResult) -> str:

@@ -5,6 +5,8 @@ Lite variant drops squeeze-and-excitation, uses ReLU6, and keeps stem and head u
 EfficientNet always has squeeze-and-excitation, so its classes cannot hold these weights.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +31,13 @@ class SameConv2d(nn.Conv2d):
     The weights expect it; PyTorch's symmetric padding would shift every strided layer by a pixel.
     """
 
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, **others: Any) -> None:
+        even = kernel // 2 if stride == 1 else 0  # as much on either side: the convolution's own
+        super().__init__(inputs, outputs, kernel, stride, padding=even, **others)
+
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
+        if self.stride[0] == 1:
+            return super().forward(x)
         pads = [
             _same_padding(x.shape[axis], self.kernel_size[0], self.stride[0]) for axis in (3, 2)
         ]

@@ -35,11 +35,11 @@ demo: setup-demo               ## index the bundled pictures, search them, write
 test: setup                    ## everything that can be proven without a GPU
 	$(PY) -m pytest -n 2 --dist loadfile
 
-check: setup resolve           ## style, types, import rules, what the Triton kernels compile to, whether all can install it
+check: setup resolve           ## style, types, import rules, the wheel, what the Triton kernels compile to, whether all can install it
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest tests/test_import_rules.py
+	$(PY) -m pytest tests/test_import_rules.py tests/wheel.py
 	$(PY) -m kernels.audit --quick
 
 resolve: setup                 ## do pins and floors fit together on every Python and platform that we promise?

@@ -1,9 +1,12 @@
 """The two search operations: tensors in, tensors out. PyTorch and Triton, the same bits.
 
 Names are loaded when first used: `kernels.errors` alone must not import torch, since `engine` opens
-an index without it. Hugging Face's package `kernels` has the same import name, and `transformers`
-imports it where it is installed. From a source checkout both are served: our folder comes first,
-theirs follows on `__path__`, and a name that we lack is looked up in theirs (`hugging_face.py`).
+an index without it.
+
+An installed wheel has this folder as `hivlp_kernels` (`setup.py`). In a checkout its name is also that
+of Hugging Face's package, which `transformers` imports where it is installed. Both are served: our
+folder comes first, theirs follows on `__path__`, and a name that we lack is looked up in theirs
+(`hugging_face.py`).
 """
 
 from __future__ import annotations

@@ -420,7 +420,7 @@ def _encoder(
                 raise InvalidArgument(
                     "checkpoint",
                     expected="what encodes the pictures",
-                    got="None",
-                    remedy="Give a checkpoint or export directory.",
+                    got="none",
+                    remedy="Give a checkpoint or export directory, or a Hugging Face id (--checkpoint).",
                 )
     return open_named(checkpoint, expected) if isinstance(checkpoint, str | Path) else checkpoint

@@ -21,7 +21,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# A source checkout holds it, an installed wheel does not.
 EXAMPLE_CHECKPOINT = Path(__file__).parents[2] / "examples" / "checkpoint"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from engine import __version__
+
+        print(f"hivlp-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all_commands(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """What may stand before a command."""
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Checkpoint = Annotated[
@@ -48,7 +70,7 @@ def index(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="The encoder: a checkpoint or export directory; default: the index's own, or the example."
+            help="The encoder: a checkpoint or export directory; default: the index's own, or a checkout's example."
         ),
     ] = None,
     normalize: Annotated[
@@ -75,7 +97,7 @@ def index(
             sources,
             output,
             checkpoint,
-            default=EXAMPLE_CHECKPOINT,
+            default=EXAMPLE_CHECKPOINT if EXAMPLE_CHECKPOINT.is_dir() else None,
             normalize=normalize,
             coarse_dtype=coarse_dtype,
             segment=save_every,

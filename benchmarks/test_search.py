@@ -15,7 +15,7 @@ from benchmarks.conftest import Timed
 from benchmarks.timing import take_turns
 from benchmarks.vectors import vectors
 from engine.coarse.rounding import CoarseDtype, queries_to_int8
-from engine.retriever import Mode
+from engine.queries.mode import Mode
 from kernels import TopK, coarse_topk, rerank_topk
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000, 1_000_000), (10_000, 50_000)
@@ -62,7 +62,7 @@ def test_overhead(timed: Timed, count: int, dtype: CoarseDtype) -> None:
     """A search of one query beside the two kernels on the same tensors, in turns: what all the rest costs."""
     retriever, queries = collection(count, dtype)
     snapshot = retriever._collection.snapshot
-    given = snapshot.project(engine.Embeddings(None, queries[:1]), coarse_too=True)
+    given = snapshot.projection.queries(engine.Embeddings(None, queries[:1]))
     (fine,) = snapshot.fine.parts
     longest = 1.01 * snapshot.norm_so_far[1]
     coarse = given.coarse

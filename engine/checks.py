@@ -69,6 +69,30 @@ def check_list(name: str, value: Any, *, expected: str, ordered: bool = True) ->
     )
 
 
+def check_counts(name: str, value: Any, *, expected: str) -> list[int]:
+    """The entries of a list or set of integers of at least 1."""
+    entries = check_list(name, value, expected=expected, ordered=False)
+    return [check_count(name, entry) for entry in entries]
+
+
+def check_either(**given: Any) -> Any:
+    """The one of two arguments that is not None."""
+    there = [value for value in given.values() if value is not None]
+    if len(there) != 1:
+        raise InvalidArgument(
+            next(iter(given)),
+            expected=f"either {' or '.join(given)}",
+            got="both" if there else "neither",
+            remedy="Give one of them.",
+        )
+    return there[0]
+
+
+def unpicklable(value: object, *, expected: str, remedy: str) -> InvalidArgument:
+    """The error of what cannot be pickled as it is now."""
+    return InvalidArgument("pickle", expected=expected, got=repr(value), remedy=remedy)
+
+
 def described(value: Any) -> str:
     """A value as errors show it: itself where it is short, else what it is."""
     kind = type(value).__name__

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.checks import check_flag, check_list, check_path
+from engine.checks import check_flag, check_list, check_path, unpicklable
 from engine.errors import InvalidArgument, UnknownId, storing
 from engine.index import changes, saving
 from engine.index.changes import OnConflict
@@ -77,10 +77,9 @@ class Index:
         if self.path is None:
             return Index, (self.header, self.segments, self.reduction)
         if self.unsaved:
-            raise InvalidArgument(
-                "pickle",
+            raise unpicklable(
+                self,
                 expected="an index without changes that are not saved",
-                got=repr(self),
                 remedy="Call save() first.",
             )
         return Index.open, (self.path,)
@@ -422,7 +421,7 @@ class Index:
 
     def refreshed(self) -> "Index":
         """What the directory holds now, with the segments that this index has already as they are."""
-        place = saving.place_of(self)
+        place = saving.place_of(self, "refresh")
         with storing(place):
             return saving.read(place, self.segments)
 

@@ -34,10 +34,15 @@ def read(directory: Path, known: Sequence[Segment]) -> "Index":
     return Index(manifest.header, segments, reduction, directory, (manifest, checksum))
 
 
-def place_of(index: "Index") -> Path:
-    """Where it was opened from or saved to."""
+def place_of(index: "Index", argument: str) -> Path:
+    """Where it was opened from or saved to; InvalidArgument about `argument` where that is nowhere yet."""
     if index.path is None:
-        raise IndexFormatError("This index is in memory only: save it to a directory first.")
+        raise InvalidArgument(
+            argument,
+            expected="a directory, or an index that lies in one",
+            got="None, and an index that is in memory only",
+            remedy='Save it to a directory first: save("my.index").',
+        )
     return index.path
 
 
@@ -46,7 +51,7 @@ def check_current(index: "Index", lock: WriterLock | None = None) -> None:
 
     lock: the state that was published under it is known too, if its save was interrupted before it returned.
     """
-    place = place_of(index)
+    place = place_of(index, "path")
     known = {index.published[1] if index.published else "", lock.publishing if lock else ""}
     if read_manifest(place)[1] not in known:
         raise IndexChanged(
@@ -59,10 +64,10 @@ def save(
     index: "Index", path: str | Path | None, lock: WriterLock | None, overwrite: bool = False
 ) -> "Index":
     """`Index.save`."""
-    directory = place_of(index) if path is None else Path(path).absolute()
+    directory = place_of(index, "path") if path is None else Path(path).absolute()
     here = index.path is not None and _is_same(directory, index.path)
     if here:
-        directory = place_of(index)  # by the name that it was opened by
+        directory = place_of(index, "path")  # by the name that it was opened by
         if not index.unsaved:
             return index
 
@@ -81,7 +86,7 @@ def compact(index: "Index", lock: WriterLock | None) -> "Index":
     def write(draft: Draft) -> list[StoredSegment]:
         return [write_merged(draft, index.segments, dropping=True)] if len(index) else []
 
-    return _published(index, place_of(index), lock, write)
+    return _published(index, place_of(index, "path"), lock, write)
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -170,15 +175,14 @@ def locked(directory: Path, lock: WriterLock | None = None) -> Iterator[WriterLo
 
 def verify(index: "Index") -> None:
     """`Index.verify`."""
-    if index.published is None:
-        raise IndexFormatError("This index is in memory only: save it, then open and verify it.")
+    place = place_of(index, "verify")
     for segment in index.segments:
         for name, array in files.contents(segment).items():
             if name in segment.files:
-                _verify_file(place_of(index), segment.files[name], array)
-    stored = index.published[0].reduction
+                _verify_file(place, segment.files[name], array)
+    stored = index.published[0].reduction if index.published else None
     if stored is not None and index.reduction is not None:
-        _verify_file(place_of(index), stored, index.reduction)
+        _verify_file(place, stored, index.reduction)
 
 
 def _verify_file(directory: Path, stored: StoredFile, array: Array) -> None:

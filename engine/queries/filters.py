@@ -11,6 +11,7 @@ from engine.checks import check_list
 from engine.errors import InvalidArgument
 from engine.index import Index
 from engine.queries.conditions import parse_condition
+from engine.result import Failures, answered
 
 Filter: TypeAlias = Any  # bool [N] or [B, N], a sequence of ids, one per query, or a condition
 
@@ -18,10 +19,20 @@ EXPECTED = "a bool mask [N] or [B, N], ids, a list of ids per query, or a condit
 PER_QUERY = (list, tuple, range, Set, np.ndarray, Tensor)  # what ids of one query may come in
 
 
-def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
-    """bool `[N]` or `[B, N]` on the CPU, True = may be returned; None = everything may."""
+def as_mask(
+    filter: Filter, index: Index, queries: int, failed: Failures | None = None
+) -> Tensor | None:
+    """bool `[N]` or `[B, N]` on the CPU, True = may be returned; None = everything may.
+
+    queries: how many there are; a mask of each leaves out those that have `failed`.
+    """
     if filter is None:
         return None
+    mask = _mask(filter, index, queries)
+    return mask[answered(queries, failed)] if failed and mask.ndim == 2 else mask
+
+
+def _mask(filter: Any, index: Index, queries: int) -> Tensor:
     if isinstance(filter, str):
         filter = parse_condition(filter)
     if type(filter).__module__.startswith("pyarrow.") and type(filter).__name__ == "Expression":

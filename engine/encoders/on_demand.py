@@ -4,8 +4,8 @@ from pathlib import Path
 
 from engine.checks import check_path
 from engine.device import pick_device
-from engine.encoders import Encoder, warm
-from engine.encoders.remembered import open_named, open_remembered, refuse_other
+from engine.encoders.encoder import Encoder, warm
+from engine.encoders.remembered import open_named, open_remembered
 from engine.errors import CheckpointMismatch, InvalidArgument
 from engine.index import CheckpointReference, Index
 from engine.system.forks import forkable_lock
@@ -71,7 +71,7 @@ def opened_encoder(
 
 def matching(encoder: Encoder, index: Index) -> Encoder:
     """`encoder`, if it can have made the vectors of `index`; else CheckpointMismatch."""
-    refuse_other(encoder.reference, index.checkpoint)
+    encoder.reference.must_be(index.checkpoint)
     if encoder.fine_dim != index.header.fine_dim:
         raise CheckpointMismatch(
             f"encoder: fine vectors of {index.header.fine_dim} dims expected by the index, got "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -157,7 +158,8 @@ class SearchResult:
     def ids(self) -> list[list[Id]]:
         """The caller's keys, a list per query, without padding."""
         rows = self.rows.cpu().numpy()
-        return [self._index.ids_at(found[found >= 0]) for found in rows]
+        ids = iter(self._index.ids_at(rows[rows >= 0]))
+        return [list(islice(ids, count)) for count in self.counts.tolist()]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -166,12 +168,8 @@ class SearchResult:
         """The hits of one query."""
         scores = self.scores[query].tolist()
         ids = self.ids[query]
-        rows = self.rows[query].tolist()[: len(ids)]
-        # In the order in which they lie, so that what is stored together is read once.
-        metadata = {row: self._index.metadata_at(row) for row in sorted(rows)}
-        return [
-            Hit(id, score, metadata[row]) for id, score, row in zip(ids, scores, rows, strict=False)
-        ]
+        metadata = self._index.metadata_of(self.rows[query][: len(ids)].cpu().numpy())
+        return [Hit(*hit) for hit in zip(ids, scores, metadata, strict=False)]
 
     def __iter__(self) -> Iterator[list[Hit]]:
         return (self[query] for query in range(len(self)))

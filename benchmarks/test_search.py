@@ -18,6 +18,7 @@ from benchmarks.conftest import Timed
 from benchmarks.timing import take_turns
 from benchmarks.vectors import vectors
 from engine.coarse.rounding import CoarseDtype, queries_to_int8
+from engine.index.segment import Segment
 from engine.queries.mode import Mode
 from kernels import TopK, coarse_topk, rerank_topk
 
@@ -88,7 +89,7 @@ def test_search_and_ids(timed: Timed, count: int, ids: str, segments: int) -> No
 
 def in_segments(index: engine.Index, ids: Sequence[int | str], segments: int) -> engine.Index:
     """The vectors of `index` under other ids, in so many segments."""
-    parts = []
+    parts: list[Segment] = []
     for rows in np.array_split(np.arange(len(index)), segments):
         made = engine.Index.build(
             index.coarse[rows],

@@ -4,9 +4,26 @@ import math
 import operator
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from engine.errors import InvalidArgument
+
+
+class ArrowColumn(Protocol):
+    """A column of pyarrow."""
+
+    def __len__(self) -> int: ...
+    def to_pylist(self) -> list[Any]: ...
+
+
+class Series(Protocol):
+    """A column of polars or pandas."""
+
+    def __len__(self) -> int: ...
+    def to_list(self) -> list[Any]: ...
+
+
+Column: TypeAlias = ArrowColumn | Series
 
 
 def check_count(name: str, value: Any) -> int:

@@ -58,7 +58,7 @@ from benchmarks.rows import Row, Rows, origins
 from benchmarks.timing import percentiles, take_turns
 from benchmarks.vectors import points, vectors
 from engine import Embeddings, Retriever
-from engine.retriever import FEWEST_CANDIDATES
+from engine.recall.candidates import FEWEST_CANDIDATES
 from engine.tiers.plan import available_memory
 from kernels import coarse_topk
 

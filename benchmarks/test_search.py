@@ -4,9 +4,12 @@ Clustered vectors (`benchmarks.vectors`), D = 768 in float16, 64 coarse dims in 
 """
 
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
@@ -15,11 +18,13 @@ from benchmarks.conftest import Timed
 from benchmarks.timing import take_turns
 from benchmarks.vectors import vectors
 from engine.coarse.rounding import CoarseDtype, queries_to_int8
-from engine.retriever import Mode
+from engine.index.segment import Segment
+from engine.queries.mode import Mode
 from kernels import TopK, coarse_topk, rerank_topk
 
 COUNTS, QUICK_COUNTS = (10_000, 100_000, 1_000_000), (10_000, 50_000)
 WIDTH, CANDIDATES, K = 768, 128, 10
+HITS = 100  # of each query whose ids are asked for
 STAGES = ("encode", "coarse", "rerank")
 
 
@@ -57,12 +62,51 @@ def test_search(timed: Timed, benchmark: Any, count: int, mode: Mode, batch: int
     assert bool((found.rows >= 0).all())
 
 
+@pytest.mark.parametrize("segments", [1, 8])
+@pytest.mark.parametrize("ids", ["integers", "strings"])
+def test_search_and_ids(timed: Timed, count: int, ids: str, segments: int) -> None:
+    """A search of 256 queries for 100 hits each and their ids, beside the search alone, in turns."""
+    whole, queries = collection(count)
+    given = range(count) if ids == "integers" else [f"image-{row:09d}.jpg" for row in range(count)]
+    index = in_segments(whole.index, given, segments)
+    retriever = engine.Retriever(index, candidates=4 * HITS)
+
+    def search() -> engine.SearchResult:
+        return retriever.search(queries, HITS)
+
+    def search_and_ids() -> list[list[int | str]]:
+        return search().ids
+
+    rows = search().rows
+    assert search_and_ids() == [[given[row] for row in found] for found in rows.tolist()]
+    times = take_turns({"search": search, "ids": search_and_ids}, seconds=3, most=200, pause=0)
+    alone = statistics.median(times["search"])
+    pairs = zip(times["ids"], times["search"], strict=False)  # neighbours in time, as below
+    share = statistics.median(both - one for both, one in pairs) / alone
+    timed(search_and_ids, op="search and ids", ids=ids, segments=segments, N=count, B=len(queries),
+          k=HITS, search_ms=alone, share=share)  # fmt: skip
+
+
+def in_segments(index: engine.Index, ids: Sequence[int | str], segments: int) -> engine.Index:
+    """The vectors of `index` under other ids, in so many segments."""
+    parts: list[Segment] = []
+    for rows in np.array_split(np.arange(len(index)), segments):
+        made = engine.Index.build(
+            index.coarse[rows],
+            index.fine[rows],
+            ids=[ids[row] for row in rows.tolist()],
+            quantization=index.header.quantization,
+        )
+        parts += made.segments
+    return replace(index, segments=tuple(parts))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_overhead(timed: Timed, count: int, dtype: CoarseDtype) -> None:
     """A search of one query beside the two kernels on the same tensors, in turns: what all the rest costs."""
     retriever, queries = collection(count, dtype)
     snapshot = retriever._collection.snapshot
-    given = snapshot.project(engine.Embeddings(None, queries[:1]), coarse_too=True)
+    given = snapshot.projection.queries(engine.Embeddings(None, queries[:1]))
     (fine,) = snapshot.fine.parts
     longest = 1.01 * snapshot.norm_so_far[1]
     coarse = given.coarse

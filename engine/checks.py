@@ -4,9 +4,26 @@ import math
 import operator
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from engine.errors import InvalidArgument
+
+
+class ArrowColumn(Protocol):
+    """A column of pyarrow."""
+
+    def __len__(self) -> int: ...
+    def to_pylist(self) -> list[Any]: ...
+
+
+class Series(Protocol):
+    """A column of polars or pandas."""
+
+    def __len__(self) -> int: ...
+    def to_list(self) -> list[Any]: ...
+
+
+Column: TypeAlias = ArrowColumn | Series
 
 
 def check_count(name: str, value: Any) -> int:
@@ -67,6 +84,30 @@ def check_list(name: str, value: Any, *, expected: str, ordered: bool = True) ->
         got=described(value),
         remedy="Put a single one in a list; make a list of anything else.",
     )
+
+
+def check_counts(name: str, value: Any, *, expected: str) -> list[int]:
+    """The entries of a list or set of integers of at least 1."""
+    entries = check_list(name, value, expected=expected, ordered=False)
+    return [check_count(name, entry) for entry in entries]
+
+
+def check_either(**given: Any) -> Any:
+    """The one of two arguments that is not None."""
+    there = [value for value in given.values() if value is not None]
+    if len(there) != 1:
+        raise InvalidArgument(
+            next(iter(given)),
+            expected=f"either {' or '.join(given)}",
+            got="both" if there else "neither",
+            remedy="Give one of them.",
+        )
+    return there[0]
+
+
+def unpicklable(value: object, *, expected: str, remedy: str) -> InvalidArgument:
+    """The error of what cannot be pickled as it is now."""
+    return InvalidArgument("pickle", expected=expected, got=repr(value), remedy=remedy)
 
 
 def described(value: Any) -> str:

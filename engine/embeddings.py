@@ -1,9 +1,12 @@
-"""`Embeddings`: the two vectors of a batch of queries or items."""
+"""`Embeddings`: the two vectors of a batch of queries or items; and vectors as torch and as NumPy hold them."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from engine.index.manifest import Array
 
 NORMS_AT_A_TIME = 1 << 16  # vectors
 LEAST_NORM = 1e-12  # as `F.normalize` has it: zeros stay zeros
@@ -36,3 +39,17 @@ def unit(vectors: Tensor) -> Tensor:
     """Vectors `[B, D]` scaled to length 1: the bits of `F.normalize`, in half its steps."""
     norms: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / norms.clamp_(min=LEAST_NORM)
+
+
+def as_tensor(array: Array) -> Tensor:
+    """A CPU tensor of the same memory; uint16 holds the bits of bfloat16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """The inverse of `as_tensor`."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -26,9 +26,19 @@ from engine.system.forks import forkable_lock
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from engine.dataset import Member
+    ImageSource: TypeAlias = Image | Path | bytes | "Inside"
 
-    ImageSource: TypeAlias = Image | Path | Member | bytes
+
+class Inside(Protocol):
+    """A file inside another one, such as the member of a tar; `str` names both."""
+
+    @property
+    def size(self) -> int:
+        """Of it, in bytes."""
+
+    def read_bytes(self) -> bytes:
+        """All of it."""
+
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -141,7 +151,7 @@ def _upright(image: "Image", turned: int | None) -> "Image":
     return image if turn is None else image.transpose(turn)
 
 
-def _content(source: "Path | Member") -> bytes:
+def _content(source: Path | Inside) -> bytes:
     if not isinstance(source, Path):
         _check_bytes(source, source.size)
         return source.read_bytes()
@@ -151,7 +161,7 @@ def _content(source: "Path | Member") -> bytes:
         return stream.read(size)
 
 
-def _check_bytes(source: "Path | Member", size: int) -> None:
+def _check_bytes(source: Path | Inside, size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError(
             f"{source}: a file of at most {MAX_BYTES:,} bytes expected, got {size:,}. Scale it down first."

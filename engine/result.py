@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,19 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from engine.checks import check_count
+from engine.checks import check_count, check_number
 from engine.errors import EngineError, InvalidArgument
 from engine.index import Id, Index
 from engine.system.forks import cached_property
 from engine.system.json_values import json_value
 from kernels import TopK
+from kernels.topk import ordinary
 
 Guarantee: TypeAlias = Literal["exact", "certified", "calibrated"]
-
-
-Failures: TypeAlias = dict[
-    int, EngineError
-]  # by place in the batch, why a query was not searched for
+# By place in the batch, why a query was not searched for.
+Failures: TypeAlias = dict[int, EngineError]
 
 
 class Hit(NamedTuple):
@@ -95,14 +94,24 @@ def with_failures(result: "SearchResult", failed: Failures) -> "SearchResult":
     )
 
 
-def padded(best: TopK, k: int) -> TopK:
-    """`best` `[B, <= k]` as `[B, k]`: row -1, score -inf where there is no hit."""
+def check_min_score(given: Any) -> float | None:
+    """The lowest score of a hit, or None for any."""
+    if given is None:
+        return None
+    return check_number("min_score", given, remedy="For example: min_score=0.2.")
+
+
+def padded(best: TopK, k: int, min_score: float | None = None) -> TopK:
+    """`best` `[B, <= k]` as `[B, k]`, less what scores lower: row -1, score -inf where there is no hit."""
     missing = k - best.rows.shape[1]
-    if not missing:
+    if missing:
+        best = TopK(
+            pad(best.scores, (0, missing), value=-torch.inf), pad(best.rows, (0, missing), value=-1)
+        )
+    if min_score is None:
         return best
-    return TopK(
-        pad(best.scores, (0, missing), value=-torch.inf), pad(best.rows, (0, missing), value=-1)
-    )
+    low = best.scores < min_score
+    return TopK(best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +134,21 @@ class SearchResult:
     _index: Index = field(repr=False)
     errors: tuple[EngineError | None, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        best: TopK,
+        guarantee: tuple[Guarantee | None, ...],
+        seconds: Sequence[float],
+        index: Index,
+        failed: Failures,
+    ) -> "SearchResult":
+        """What was found in `index` for the queries of a batch that have not `failed`: `[B - len(failed), k]`."""
+        found = cls(
+            *ordinary(best), Timings.of(seconds), guarantee, index, (None,) * len(guarantee)
+        )
+        return with_failures(found, failed) if failed else found
+
     @cached_property
     def counts(self) -> Tensor:
         """How many items each query found: int64 `[B]`."""
@@ -134,7 +158,8 @@ class SearchResult:
     def ids(self) -> list[list[Id]]:
         """The caller's keys, a list per query, without padding."""
         rows = self.rows.cpu().numpy()
-        return [self._index.ids_at(found[found >= 0]) for found in rows]
+        ids = iter(self._index.ids_at(rows[rows >= 0]))
+        return [list(islice(ids, count)) for count in self.counts.tolist()]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -143,12 +168,8 @@ class SearchResult:
         """The hits of one query."""
         scores = self.scores[query].tolist()
         ids = self.ids[query]
-        rows = self.rows[query].tolist()[: len(ids)]
-        # In the order in which they lie, so that what is stored together is read once.
-        metadata = {row: self._index.metadata_at(row) for row in sorted(rows)}
-        return [
-            Hit(id, score, metadata[row]) for id, score, row in zip(ids, scores, rows, strict=False)
-        ]
+        metadata = self._index.metadata_of(self.rows[query][: len(ids)].cpu().numpy())
+        return [Hit(*hit) for hit in zip(ids, scores, metadata, strict=False)]
 
     def __iter__(self) -> Iterator[list[Hit]]:
         return (self[query] for query in range(len(self)))

@@ -7,45 +7,39 @@ short coarse vectors, keep the best C as candidates, score those C with the long
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.checks import check_count, check_list, check_number, check_one_of, check_path
-from engine.coarse.from_embeddings import index_of
+from engine.checks import check_count, check_counts, check_either, check_one_of, unpicklable
+from engine.coarse.from_embeddings import empty_index, index_of
 from engine.coarse.reduction import COARSE_DIM, Reduction
 from engine.coarse.rounding import CoarseDtype
 from engine.device import pick_device
 from engine.embeddings import Embeddings
-from engine.encoders import Encoder, open_encoder, warm
-from engine.encoders.remembered import open_named, open_remembered, refuse_other
-from engine.errors import CheckpointMismatch, InvalidArgument
+from engine.encoders import Encoder
+from engine.encoders.on_demand import EncoderOnDemand, opened_encoder
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.index.checks import checked_ids, checked_metadata
 from engine.queries.batch import Batch, embed
 from engine.queries.blocks import Found, in_blocks
 from engine.queries.filters import Filter, as_mask
-from engine.recall.calibration import calibrated, ranks_of
-from engine.recall.curve import Curve, check_candidates, measured
+from engine.queries.mode import MODES, ON_ERROR, Mode, OnError
+from engine.recall.calibration import calibrated
+from engine.recall.candidates import candidates_for, check_candidates
+from engine.recall.curve import Curve, measured
 from engine.recall.guarantee import guarantees
-from engine.result import Failures, SearchResult, Timings, answered, check_k, padded, with_failures
-from engine.system.forks import forkable_lock
+from engine.result import Failures, SearchResult, check_k, check_min_score, padded
 from engine.tiers.collection import Collection
 from engine.tiers.duplicates import check_threshold, without_duplicates
-from engine.tiers.plan import FineTier, Plan, plan
-from engine.tiers.snapshot import Snapshot, check_finite
+from engine.tiers.plan import FineTier, Plan
+from engine.tiers.projection import check_finite
+from engine.tiers.snapshot import Snapshot
 from engine.tiers.stopwatch import Stopwatch
 from kernels import TopK
 from kernels.checks import BACKENDS
-from kernels.topk import ordinary
-
-Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]
-MODES = get_args(Mode)
-OnError: TypeAlias = Literal["raise", "report"]
-
-FEWEST_CANDIDATES = 128
 
 
 class Retriever:
@@ -80,94 +74,9 @@ class Retriever:
         check_one_of("backend", backend, BACKENDS)
         self.backend = backend
         self.candidates = None if candidates is None else check_count("candidates", candidates)
-        self._opening = forkable_lock()  # one at a time may open the encoder
         opened = index if isinstance(index, Index) else Index.open(index)
         self._collection = Collection(opened, self.device, fine_tier)
-        self._encoder: Encoder | None = None
-        if encoder is not None:
-            if not isinstance(encoder, Encoder):
-                named = check_path("encoder", encoder)
-                encoder = open_named(named, opened.checkpoint, device=device)
-            self._encoder = self._matching(encoder)
-
-    @classmethod
-    def from_embeddings(
-        cls,
-        fine: Any,
-        coarse: Any = None,
-        *,
-        ids: Sequence[Id] | None = None,
-        metadata: Sequence[Mapping[str, Any] | None] | None = None,
-        coarse_dim: int = COARSE_DIM,
-        coarse_dtype: CoarseDtype | None = None,
-        reduction: Reduction = "pca",
-        normalize: bool = False,
-        encoder: Encoder | str | Path | None = None,
-        device: str = "auto",
-        backend: str = "auto",
-        candidates: int | None = None,
-        fine_tier: FineTier = "auto",
-    ) -> "Retriever":
-        """A retriever over vectors you have: no model needed.
-
-        Args:
-            fine: `[N, D]`, tensor or array. float16 and float32 are stored as they are, the rest as float32.
-            coarse: `[N, d]`, or None to learn a reduction of `fine` to min(coarse_dim, D) dims. Fewer are
-                read sooner, which one query waits for; more need fewer candidates, which a large batch waits for.
-            ids: N different str or int64; default 0…N-1.
-            metadata: N mappings, returned with each hit; values of one key are of one type that Parquet can hold.
-            coarse_dtype: "float32", "float16", "bfloat16" or "int8"; None = that of the coarse vectors.
-                `index.header.quantization` says what int8 costs.
-            reduction: "pca" (learned rotation) or "prefix" (vectors trained that way, "Matryoshka").
-            normalize: scale items and queries to unit length, so that the score is the cosine.
-        """
-        index = index_of(
-            fine,
-            coarse,
-            ids=ids,
-            metadata=metadata,
-            coarse_dim=check_count("coarse_dim", coarse_dim),
-            coarse_dtype=coarse_dtype,
-            reduction=reduction,
-            normalize=normalize,
-        )
-        return cls(
-            index,
-            encoder,
-            device=device,
-            backend=backend,
-            candidates=candidates,
-            fine_tier=fine_tier,
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        checkpoint: str | Path | Encoder,
-        *,
-        coarse_dtype: CoarseDtype = "float32",
-        device: str = "auto",
-        backend: str = "auto",
-        candidates: int | None = None,
-    ) -> "Retriever":
-        """An empty retriever over the encoder of a checkpoint or export; fill it with `add`.
-
-        Where the encoder gives fine vectors only (CLIP, SigLIP), the index learns their reduction to
-        min(64, D) dims from its first items: add many at once. So is the scale of int8.
-        """
-        check_one_of("coarse_dtype", coarse_dtype, get_args(CoarseDtype))
-        if not isinstance(checkpoint, Encoder):
-            checkpoint = open_encoder(check_path("checkpoint", checkpoint), device=device)
-        reduces = checkpoint.coarse_dim is None
-        coarse_dim = checkpoint.coarse_dim or min(COARSE_DIM, checkpoint.fine_dim)
-        index = Index.empty(
-            coarse_dim,
-            checkpoint.fine_dim,
-            checkpoint.reference,
-            reduces=reduces,
-            coarse_dtype=coarse_dtype,
-        )
-        return cls(index, checkpoint, device=device, backend=backend, candidates=candidates)
+        self._encoder = EncoderOnDemand(encoder, opened, device)
 
     # ------------------------------------------------------------------ searching
 
@@ -211,52 +120,39 @@ class Retriever:
         snapshot = self._collection.snapshot  # read once: a concurrent `add` replaces it
         rows = len(snapshot.coarse)
         k = check_k(k, rows)
-        shortlist = self._candidates(k, candidates, snapshot)
         kept = min(k, max(1, rows))  # no more can be found
+        shortlist = candidates_for(k, (candidates, self.candidates), snapshot.index)
         check_one_of("mode", mode, MODES)
-        check_one_of("on_error", on_error, get_args(OnError))
-        if min_score is not None:
-            min_score = check_number("min_score", min_score, remedy="For example: min_score=0.2.")
-        threshold = None if duplicates is None else check_threshold(duplicates)
+        check_one_of("on_error", on_error, ON_ERROR)
+        lowest, threshold = check_min_score(min_score), check_threshold(duplicates)
         on_cpu = self.device.type == "cpu"
         watch = Stopwatch(self.device)
-        own = snapshot.reduction is None
         failed: Failures | None = {} if on_error == "report" else None
-        vectors = embed(batch, self._open_encoder, encoders_coarse=own, failed=failed)
+        vectors = self._embedded(batch, snapshot, failed)
         count = len(vectors) + len(failed or ())
         check_k(k, rows, count)
+
+        def found(asked: Embeddings, shown: Tensor | None) -> Found:
+            wanted = kept if threshold is None else shortlist
+            best, listed = self._find(snapshot, asked, shown, wanted, shortlist, mode, watch)
+            if not on_cpu:
+                check_finite(asked)  # a GPU is waited for once only, now
+            if threshold is not None:
+                best = without_duplicates(best, snapshot.fine.parts, kept, threshold)
+            if threshold is not None or mode == "coarse":
+                return best, (None,) * len(asked)
+            narrowed = filter is not None
+            return best, guarantees(
+                snapshot, asked, listed, best, certify=certify, filtered=narrowed
+            )
+
         with torch.inference_mode(on_cpu):  # quicker by what autograd writes down of small steps
-            queries = snapshot.project(vectors, coarse_too=mode != "exact", check=on_cpu)
-            mask = as_mask(filter, snapshot.index, count)
-            if failed and mask is not None and mask.ndim == 2:
-                mask = mask[answered(count, failed)]
-            mask = snapshot.visible(mask)
+            queries = snapshot.projection.queries(vectors, coarse_too=mode != "exact", check=on_cpu)
+            mask = snapshot.visible(as_mask(filter, snapshot.index, count, failed))
             watch.mark()
-
-            def found(asked: Embeddings, shown: Tensor | None) -> Found:
-                wanted = kept if threshold is None else shortlist
-                best, listed = self._find(snapshot, asked, shown, wanted, shortlist, mode, watch)
-                if not on_cpu:
-                    check_finite(asked)  # a GPU is waited for once only, now
-                if threshold is not None:
-                    best = without_duplicates(best, snapshot.fine.parts, kept, threshold)
-                if threshold is not None or mode == "coarse":
-                    return best, (None,) * len(asked)
-                return best, guarantees(
-                    snapshot, asked, listed, best, certify=certify, filtered=filter is not None
-                )
-
             best, guarantee = in_blocks(found, queries, mask, max(shortlist, kept))
-            best = padded(best, k)
-            if min_score is not None:
-                low = best.scores < min_score
-                best = TopK(
-                    best.scores.masked_fill(low, -torch.inf), best.rows.masked_fill(low, -1)
-                )
-        result = SearchResult(
-            *ordinary(best), Timings.of(watch.seconds()), guarantee, snapshot.index, (None,) * count
-        )
-        return with_failures(result, failed) if failed else result
+            best = padded(best, k, lowest)
+        return SearchResult.of(best, guarantee, watch.seconds(), snapshot.index, failed or {})
 
     def _find(
         self,
@@ -268,43 +164,32 @@ class Retriever:
         mode: Mode,
         watch: Stopwatch,
     ) -> tuple[TopK, TopK | None]:
-        """The two stages: what was found, and the candidates if there were any; marks the end of each stage."""
+        """The best k, and the candidates where there are any; marks the end of each stage."""
+        coarse, fine, backend = queries.coarse, queries.fine, self.backend
         captured = snapshot.captured.get((len(queries), candidates, k))
         if captured is not None and mode == "two_stage" and mask is snapshot.live:
             return captured(queries, watch)
         if mode == "exact":
             watch.mark()
-            best, listed = snapshot.fine.scan(queries.fine, k, mask, self.backend), None
-        else:
-            assert queries.coarse is not None  # Snapshot.project sees to it
-            keep = k if mode == "coarse" else candidates
-            listed = snapshot.find_candidates(queries.coarse, keep, mask, self.backend)
+            best, listed = snapshot.fine.scan(fine, k, mask, backend), None
+        elif mode == "coarse":
+            listed = snapshot.find_candidates(coarse, k, mask, backend)
             watch.mark()
-            if mode == "coarse":
-                best = snapshot.scaled(queries.coarse, listed)
-            else:
-                best = snapshot.fine.rerank(queries.fine, listed.rows, k, self.backend)
+            best = snapshot.scaled(coarse, listed)
+        else:
+            listed = snapshot.find_candidates(coarse, candidates, mask, backend)
+            watch.mark()
+            best = snapshot.fine.rerank(fine, listed.rows, k, backend)
         watch.mark()
         return best, listed
 
-    def _candidates(self, k: int, candidates: int | None, snapshot: Snapshot) -> int:
-        """How many the coarse stage keeps: never more than there are rows."""
-        rows = max(1, len(snapshot.coarse))
-        if candidates is None:
-            candidates = self.candidates
-        if candidates is None:
-            calibration = snapshot.index.header.calibration
-            if calibration is not None and k <= calibration.k:
-                return min(calibration.candidates, rows)
-            return min(max(FEWEST_CANDIDATES, 4 * k), rows)
-        if check_count("candidates", candidates) < k:
-            raise InvalidArgument(
-                "candidates",
-                expected=f"at least k ({k})",
-                got=str(candidates),
-                remedy="Keep more candidates, or ask for fewer results.",
-            )
-        return min(int(candidates), rows)
+    def _embedded(
+        self, batch: Batch, snapshot: Snapshot, failed: Failures | None = None
+    ) -> Embeddings:
+        """The vectors of a batch, before the projection."""
+        own = snapshot.index.reduction is None
+        opening = partial(self._encoder.open, snapshot.index)
+        return embed(batch, opening, encoders_coarse=own, failed=failed)
 
     def warmup(
         self, batch_sizes: Sequence[int] = (1, 32), k: int = 10, *, candidates: int | None = None
@@ -317,25 +202,15 @@ class Retriever:
         two-stage search of that batch size, k and number of candidates is one launch a stage.
         """
         snapshot = self._collection.snapshot
-        head, k = snapshot.index.header, check_k(k, len(snapshot.coarse))
-        shortlist = self._candidates(k, candidates, snapshot)
-        sizes = check_list(
-            "batch_sizes", batch_sizes, expected="a list of batch sizes", ordered=False
-        )
-        sizes = [check_count("batch_sizes", size) for size in sizes]
-        if self._encoder is not None or self.index.checkpoint is not None:
-            warm(self._open_encoder())
+        k = check_k(k, len(snapshot.coarse))
+        shortlist = candidates_for(k, (candidates, self.candidates), snapshot.index)
+        sizes = check_counts("batch_sizes", batch_sizes, expected="a list of batch sizes")
+        self._encoder.warm(snapshot.index)
         kept = min(k, max(1, len(snapshot.coarse)))
-        chance = torch.Generator().manual_seed(0)  # zeros would tie with every item
         for size in sizes:
-            coarse, fine = (
-                torch.randn(size, dim, generator=chance) for dim in (head.coarse_dim, head.fine_dim)
-            )
-            queries = Embeddings(coarse, fine)
+            queries = snapshot.projection.samples(size)
             self.search(queries, kept, candidates=shortlist)
-            snapshot.capture(
-                snapshot.project(queries, coarse_too=True), kept, shortlist, self.backend
-            )
+            snapshot.capture(snapshot.projection.queries(queries), kept, shortlist, self.backend)
 
     def calibrate(
         self, queries: Batch, k: int = 10, *, target_recall: float = 0.99, confidence: float = 0.95
@@ -347,8 +222,9 @@ class Retriever:
         see `engine.recall.calibration`. Give queries such as those to come, independent of each other, and none
         that something was tuned on: at least 398 for a recall of 0.99, to be 95 % sure.
         """
-        k = check_k(k, len(self._collection.snapshot.coarse))
-        snapshot, vectors = self._projected(queries)
+        snapshot = self._collection.snapshot
+        k = check_k(k, len(snapshot.coarse))
+        vectors = snapshot.projection.queries(self._embedded(queries, snapshot))
         found = calibrated(snapshot, vectors, k, target_recall, confidence, self.backend)
         self._collection.calibrate(found)
         return found
@@ -361,42 +237,81 @@ class Retriever:
         candidates: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024),
     ) -> Curve:
         """Recall of the exact k best items, and time, by number of candidates: a table, and a plot."""
-        k = check_k(k, len(self._collection.snapshot.coarse))
-        numbers = check_candidates(candidates, k)
-        snapshot, vectors = self._projected(queries)
-        ranks = ranks_of(snapshot, vectors, k, self.backend)
-        rows = max(1, len(snapshot.coarse))
-        kept = min(k, rows)
-
-        def search(count: int | None) -> None:
-            mode: Mode = "exact" if count is None else "two_stage"
-            watch = Stopwatch(self.device)
-            listed = min(count or kept, rows)
-            self._find(snapshot, vectors, snapshot.live, kept, listed, mode, watch)
-            watch.seconds()  # waits for the device
-
-        return measured(search, ranks, k, len(snapshot.index), numbers)
-
-    def _projected(self, queries: Batch) -> tuple[Snapshot, Embeddings]:
-        """The snapshot as it is now, and the vectors of at least one query as it searches with them."""
         snapshot = self._collection.snapshot
-        own = snapshot.reduction is None
-        vectors = snapshot.project(
-            embed(queries, self._open_encoder, encoders_coarse=own), coarse_too=True
+        k = check_k(k, len(snapshot.coarse))
+        numbers = check_candidates(candidates, k)
+        vectors = snapshot.projection.queries(self._embedded(queries, snapshot))
+        find = partial(self._find, snapshot, vectors, snapshot.live)
+        return measured(find, snapshot, vectors, k, numbers, self.backend)
+
+    # ------------------------------------------------------------------ made of vectors, or of nothing yet
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        fine: Tensor | NDArray[Any],
+        coarse: Tensor | NDArray[Any] | None = None,
+        *,
+        ids: Sequence[Id] | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        coarse_dim: int = COARSE_DIM,
+        coarse_dtype: CoarseDtype | None = None,
+        reduction: Reduction = "pca",
+        normalize: bool = False,
+        encoder: Encoder | str | Path | None = None,
+        device: str = "auto",
+        backend: str = "auto",
+        candidates: int | None = None,
+        fine_tier: FineTier = "auto",
+    ) -> "Retriever":
+        """A retriever over vectors you have: no model needed.
+
+        Args:
+            fine: `[N, D]`, tensor or array. float16 and float32 are stored as they are, the rest as float32.
+            coarse: `[N, d]`, or None to learn a reduction of `fine` to min(coarse_dim, D) dims. Fewer are
+                read sooner, which one query waits for; more need fewer candidates, which a large batch waits for.
+            ids: N different str or int64; default 0…N-1.
+            metadata: N mappings, returned with each hit; values of one key are of one type that Parquet can hold.
+            coarse_dtype: "float32", "float16", "bfloat16" or "int8"; None = that of the coarse vectors.
+                `index.header.quantization` says what int8 costs.
+            reduction: "pca" (learned rotation) or "prefix" (vectors trained that way, "Matryoshka").
+            normalize: scale items and queries to unit length, so that the score is the cosine.
+        """
+        index = index_of(
+            fine, coarse, ids, metadata, coarse_dim, coarse_dtype, reduction, normalize
         )
-        if not len(vectors):
-            raise InvalidArgument(
-                "queries", expected="at least one query", got="none", remedy="Give some."
-            )
-        return snapshot, vectors
+        opening = partial(cls, device=device, backend=backend, candidates=candidates)
+        return opening(index, encoder, fine_tier=fine_tier)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path | Encoder,
+        *,
+        coarse_dtype: CoarseDtype = "float32",
+        device: str = "auto",
+        backend: str = "auto",
+        candidates: int | None = None,
+    ) -> "Retriever":
+        """An empty retriever over the encoder of a checkpoint or export; fill it with `add`.
+
+        Where the encoder gives fine vectors only (CLIP, SigLIP), the index learns their reduction to
+        min(64, D) dims from its first items: add many at once. So is the scale of int8.
+        """
+        check_one_of("coarse_dtype", coarse_dtype, get_args(CoarseDtype))
+        encoder = opened_encoder("checkpoint", checkpoint, device=device)
+        index = empty_index(encoder, coarse_dtype)
+        return cls(index, encoder, device=device, backend=backend, candidates=candidates)
+
+    plan = staticmethod(Plan.of)
 
     # ------------------------------------------------------------------ changing
 
     def add(
         self,
-        items: Sequence[Any] | None = None,
+        items: Batch | None = None,
         *,
-        embeddings: Embeddings | Any = None,
+        embeddings: Embeddings | Tensor | NDArray[Any] | None = None,
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         on_conflict: OnConflict = "error",
@@ -408,24 +323,13 @@ class Retriever:
         the old one. An index in a directory holds the change from the next `save`; until `close`, nobody else
         may change it: IndexLocked, or IndexChanged where somebody has since it was opened.
         """
-        if (items is None) == (embeddings is None):
-            raise InvalidArgument(
-                "items",
-                expected="either items or embeddings",
-                got="both" if items is not None else "neither",
-                remedy="Give one of them.",
-            )
-        if ids is not None:
-            ids = checked_ids(ids)  # before the long work
-        if metadata is not None:
-            metadata = checked_metadata(metadata)
+        snapshot = self._collection.snapshot
+        given = check_either(items=items, embeddings=embeddings)
+        # Before the long work:
+        ids = None if ids is None else checked_ids(ids)
+        metadata = None if metadata is None else checked_metadata(metadata)
         check_one_of("on_conflict", on_conflict, get_args(OnConflict))
-        added = embed(
-            embeddings if items is None else items,
-            self._open_encoder,
-            encoders_coarse=self.index.reduction is None,
-        )
-        self._collection.add(added, ids, metadata, on_conflict)
+        self._collection.add(self._embedded(given, snapshot), ids, metadata, on_conflict)
 
     def remove(self, ids: Sequence[Id]) -> None:
         """Remove the items with these ids; the others keep theirs. UnknownId if one is not there."""
@@ -453,32 +357,9 @@ class Retriever:
         return self._collection.refresh()
 
     def close(self) -> None:
-        """Let go of vectors, encoder, writer lock and changes not saved; the retriever is empty afterwards."""
+        """Let go of vectors, encoder, writer lock and changes not saved; whatever is asked for then is refused."""
         self._collection.close()
-        with self._opening:
-            self._encoder = None
-
-    @staticmethod
-    def plan(
-        items: int,
-        *,
-        fine_dim: int,
-        coarse_dim: int = COARSE_DIM,
-        fine_dtype: str = "float32",
-        coarse_dtype: str = "float32",
-        device: str = "auto",
-        fine_tier: FineTier = "auto",
-    ) -> Plan:
-        """What an index of so many items would take, and where; `print` it before building one."""
-        return plan(
-            items,
-            fine_dim=fine_dim,
-            coarse_dim=coarse_dim,
-            fine_dtype=fine_dtype,
-            coarse_dtype=coarse_dtype,
-            device=device,
-            fine_tier=fine_tier,
-        )
+        self._encoder.close()
 
     # ------------------------------------------------------------------ itself
 
@@ -493,67 +374,26 @@ class Retriever:
     def __enter__(self) -> "Retriever":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled: what opens the same directory again, with the encoder that the index remembers."""
         index = self.index
-        if self._encoder is not None and index.checkpoint is None:
-            raise InvalidArgument(
-                "pickle",
+        if self._encoder.is_open and index.checkpoint is None:
+            raise unpicklable(
+                self,
                 expected="a retriever whose index remembers its encoder, or has none",
-                got=repr(self),
                 remedy="Pickle retriever.index, and give Retriever(index, encoder=…) the encoder there.",
             )
+        tier = self._collection.tier
         opening = partial(
-            Retriever,
-            device=str(self.device),
-            backend=self.backend,
-            candidates=self.candidates,
-            fine_tier=self._collection.tier,
+            Retriever, device=str(self.device), backend=self.backend, candidates=self.candidates
         )
-        return opening, (index,)
+        return partial(opening, fine_tier=tier), (index,)
 
     def __repr__(self) -> str:
-        snapshot, head = self._collection.snapshot, self.index.header
-        coarse = f"{head.coarse_dim}x{head.coarse_dtype} ({snapshot.coarse.nbytes:,} B)"
-        fine = (
-            f"{head.fine_dim}x{head.fine_dtype} ({snapshot.fine.nbytes:,} B, {snapshot.fine.tier})"
-        )
-        return (
-            f"Retriever(N={len(self):,}, coarse={coarse}, fine={fine}, "
-            f"device={str(self.device)!r}, backend={self.backend!r})"
-        )
-
-    def _open_encoder(self) -> Encoder:
-        with self._opening:
-            if self._encoder is None:
-                reference = self.index.checkpoint
-                if reference is None:
-                    raise InvalidArgument(
-                        "encoder",
-                        expected="an encoder, to search with text or images",
-                        got="None, and the index remembers no checkpoint",
-                        remedy="Pass Retriever(…, encoder=CHECKPOINT), or search with embeddings.",
-                    )
-                self._encoder = self._matching(
-                    open_remembered(reference, self.index.path, device=str(self.device))
-                )
-            return self._encoder
-
-    def _matching(self, encoder: Encoder) -> Encoder:
-        """`encoder`, if it can have made this index's vectors."""
-        index = self.index
-        refuse_other(encoder.reference, index.checkpoint)
-        if encoder.fine_dim != index.header.fine_dim:
-            raise CheckpointMismatch(
-                f"encoder: fine vectors of {index.header.fine_dim} dims expected by the index, got "
-                f"{encoder.fine_dim}. Use the encoder that made the index, or build it again."
-            )
-        return encoder
+        where = f"device={str(self.device)!r}, backend={self.backend!r}"
+        if self._collection.is_closed:
+            return f"Retriever(closed, {where})"
+        return f"Retriever({self._collection.snapshot}, {where})"

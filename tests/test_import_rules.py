@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,87 @@ def test_triton_is_imported_in_one_folder_only() -> None:
     }
     assert importing <= {"_triton"}
     assert not any("triton" in _imports(file) for file in _files("engine"))
+
+
+def _graph(root: Path, package: str) -> dict[str, set[str]]:
+    """What each module of a package imports of it, wherever the import stands: in functions and for types, too."""
+    files = {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in sorted((root / package).rglob("*.py"))
+    }
+    graph: dict[str, set[str]] = {}
+    for module, file in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{file}: a relative import"
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                within = names & files.keys()
+                found |= within | ({node.module or ""} if names - within else set())
+        graph[module] = found & files.keys()
+    return graph
+
+
+def _rooms(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same between the folders and loose files that a package consists of."""
+    rooms: dict[str, set[str]] = {}
+    for module, imported in graph.items():
+        room = _room(module)
+        rooms.setdefault(room, set()).update({*map(_room, imported)} - {room})
+    return rooms
+
+
+def _room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _circle(graph: Mapping[str, set[str]]) -> str:
+    """Modules of which each imports the next, and the last the first; "" where there are none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " -> ".join(reversed(error.args[1]))
+    return ""
+
+
+KERNELS = pytest.param(
+    "kernels", marks=pytest.mark.xfail(strict=True, reason="kernels.checks and kernels._triton")
+)
+
+
+@pytest.mark.parametrize("package", ["engine", "export", "kernels", "benchmarks", "examples"])
+def test_no_file_imports_one_that_imports_it(package: str) -> None:
+    graph = _graph(ROOT, package)
+    assert sum(map(len, graph.values()))
+    assert not _circle(graph)
+
+
+@pytest.mark.parametrize("package", ["engine", "export", KERNELS])
+def test_no_room_imports_one_that_imports_it(package: str) -> None:
+    assert not _circle(_rooms(_graph(ROOT, package)))
+
+
+def test_a_circle_is_seen_wherever_its_imports_stand(tmp_path: Path) -> None:
+    house = {
+        "p/__init__.py": "",
+        "p/a/__init__.py": "",
+        "p/a/one.py": "def f():\n    from p.b import two\n",
+        "p/b/__init__.py": "from p.b.two import x",
+        "p/b/two.py": "if TYPE_CHECKING:\n    import p.c\nx = 1",
+        "p/c.py": "from p.a.other import y",
+        "p/a/other.py": "y = 1",
+    }
+    for name, text in house.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert not _circle(_graph(tmp_path, "p"))  # no file comes back to itself, but a folder does
+    assert set(_circle(_rooms(_graph(tmp_path, "p"))).split(" -> ")) == {"p.a", "p.b", "p.c"}
+    (tmp_path / "p/a/other.py").write_text("from p.a.one import f")
+    circle = _circle(_graph(tmp_path, "p")).split(" -> ")
+    assert circle[0] == circle[-1]
+    assert set(circle) == {"p.a.one", "p.b.two", "p.c", "p.a.other"}
 
 
 def _modules_after(program: str) -> set[str]:

@@ -11,7 +11,19 @@ refusals.py       transformers kept quiet, and what it raises for files that it 
 convert.py        pickled weights to safetensors, on request only
 """
 
-from engine.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from engine.checkpoints.processor import Processor, open_processor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.checkpoints.checkpoint import Checkpoint, open_checkpoint
+    from engine.checkpoints.processor import Processor, open_processor
 
 __all__ = ["Checkpoint", "Processor", "open_checkpoint", "open_processor"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when first used: `files.py` alone needs no transformers."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = "processor" if name in ("Processor", "open_processor") else "checkpoint"
+    return getattr(import_module(f"{__name__}.{room}"), name)

@@ -25,7 +25,6 @@ from engine.checkpoints.open_clip import load_open_clip
 from engine.checkpoints.processor import Processor, open_processor
 from engine.checkpoints.refusals import expected as expected_of
 from engine.checkpoints.towers import FineOnly, HiVLPImage, HiVLPText
-from engine.encoders.remembered import refuse_other
 from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 from engine.model import HiVLPModel
@@ -67,7 +66,7 @@ def open_checkpoint(path: str | Path, *, expected: CheckpointReference | None = 
     hub = not Path(path).is_dir()
     digest = checksum(directory)
     reference = CheckpointReference(str(path) if hub else os.path.abspath(path), digest, hub)
-    refuse_other(reference, expected)
+    reference.must_be(expected)
     image, text, coarse_dim, fine_dim, size = _towers(directory, kind)
     processor = open_processor(directory)
     _check_pixels(directory, processor, size)

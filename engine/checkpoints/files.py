@@ -10,6 +10,7 @@ from typing import Any, Literal
 from engine.errors import CheckpointError
 
 Kind = Literal["hivlp", "clip", "siglip", "open_clip"]
+Padding = Literal["longest", "max_length"]  # of sentences: `Processor` says which is which
 
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"

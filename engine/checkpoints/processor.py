@@ -13,12 +13,12 @@ from engine.checkpoints.files import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     WHOLE_PROCESSOR,
+    Padding,
     kind_of,
     processor_files,
     read_json,
 )
 from engine.checkpoints.refusals import expected
-from engine.encoders.manifest import Padding
 from engine.errors import CheckpointError
 from engine.system.forks import forkable_lock
 

@@ -158,7 +158,7 @@ def search(
     from engine.queries.texts import named_by
     from engine.retriever import Retriever
 
-    queries = [*(texts or []), *(image or [])]
+    queries: list[str | Path] = [*(texts or []), *(image or [])]
     if not queries:
         raise InvalidArgument(
             "TEXTS",

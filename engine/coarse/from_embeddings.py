@@ -1,23 +1,25 @@
-"""From vectors somebody has to an index of them: what `Retriever.from_embeddings` does."""
+"""New indexes: of vectors somebody has, or of none yet for those that an encoder will make."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
-from engine.checks import check_flag
-from engine.coarse.reduction import Reduction, learn_reduction, reduced
+from engine.checks import check_count, check_flag
+from engine.coarse.reduction import COARSE_DIM, Reduction, learn_reduction, reduced
 from engine.coarse.rounding import CoarseDtype, round_coarse
+from engine.embeddings import as_array
+from engine.encoders import Encoder
 from engine.errors import InvalidArgument
 from engine.index import Id, Index, check_vectors
 from engine.queries.batch import as_vectors
-from engine.tiers.resident import as_array
 
 
 def index_of(
-    fine: Any,
-    coarse: Any,
-    *,
+    fine: Tensor | NDArray[Any],
+    coarse: Tensor | NDArray[Any] | None,
     ids: Sequence[Id] | None,
     metadata: Sequence[Mapping[str, Any] | None] | None,
     coarse_dim: int,
@@ -25,11 +27,11 @@ def index_of(
     reduction: Reduction,
     normalize: bool,
 ) -> Index:
-    """The index; arguments as `Retriever.from_embeddings` describes them."""
+    """The index of these; arguments as `Retriever.from_embeddings` describes them."""
+    coarse_dim = check_count("coarse_dim", coarse_dim)
     normalize = check_flag("normalize", normalize)
     fine = as_vectors("fine", fine)
-    if coarse is not None:
-        coarse = as_vectors("coarse", coarse)
+    coarse = None if coarse is None else as_vectors("coarse", coarse)
     if normalize:
         fine = F.normalize(fine, dim=1)
         coarse = None if coarse is None else F.normalize(coarse, dim=1)
@@ -59,4 +61,16 @@ def index_of(
         reduction=None if matrix is None else matrix.numpy(),
         normalize=normalize,
         quantization=quantization,
+    )
+
+
+def empty_index(encoder: Encoder, coarse_dtype: CoarseDtype) -> Index:
+    """One without items, for the vectors of `encoder`; coarse ones that it does not make are reduced to 64 dims."""
+    reduced_to = min(COARSE_DIM, encoder.fine_dim)
+    return Index.empty(
+        encoder.coarse_dim or reduced_to,
+        encoder.fine_dim,
+        encoder.reference,
+        reduces=encoder.coarse_dim is None,
+        coarse_dtype=coarse_dtype,
     )

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
+from engine.checkpoints.files import Padding
 from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 
@@ -25,7 +26,6 @@ BATCH, TOKENS = "batch", "tokens"  # the names of the axes that vary
 
 Tower = Literal["image", "text"]
 Dtype = Literal["fp32", "fp16", "bf16"]
-Padding = Literal["longest", "max_length"]
 TOWERS: tuple[Tower, ...] = get_args(Tower)
 
 

@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.checkpoints.files import CONFIG, OPEN_CLIP_CONFIG, checkpoints_in
 from engine.encoders.manifest import MANIFEST
-from engine.errors import CheckpointError, CheckpointMismatch
+from engine.encoders.opening import open_encoder
+from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ def open_remembered(
 
     Raises CheckpointError saying where it was looked for, CheckpointMismatch where another checkpoint is there.
     """
-    from engine.encoders import open_encoder
-
     if expected.hub:
         return open_encoder(expected.path, device=device, expected=expected, engines=False)
     refusals = []
@@ -50,9 +50,6 @@ def open_named(
     named: str | Path, expected: CheckpointReference | None, *, device: str = "auto"
 ) -> "DualEncoder":
     """The encoder that the caller names for an index: a checkpoint, an export, or a folder with the right one."""
-    from engine.checkpoints.files import CONFIG, OPEN_CLIP_CONFIG, checkpoints_in
-    from engine.encoders import open_encoder
-
     root = Path(named)
     is_one = any((root / name).is_file() for name in (MANIFEST, CONFIG, OPEN_CLIP_CONFIG))
     if expected is None or is_one or not root.is_dir():
@@ -67,13 +64,3 @@ def open_named(
     raise CheckpointError(
         f"{root}: the checkpoint that made the index (sha256 {expected.sha256}) expected in it, got {found}. {HOW}."
     )
-
-
-def refuse_other(found: CheckpointReference, expected: CheckpointReference | None) -> None:
-    """CheckpointMismatch where `found` is another checkpoint than the one that made the index."""
-    if expected is not None and expected.sha256 != found.sha256:
-        raise CheckpointMismatch(
-            f"encoder: the checkpoint that made the index expected ({expected.path}, sha256 "
-            f"{expected.sha256[:12]}…), got {found.path} ({found.sha256[:12]}…). "
-            "Use that one, or build the index again."
-        )

@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
 from engine.errors import InvalidArgument
 from engine.index.columns import check_fits, common_schema
+from engine.index.contents import Contents
 from engine.index.segment import Rows, Segment, join
 from engine.index.strings import Strings
 
-if TYPE_CHECKING:
-    from engine.index.index import Index
-
+C = TypeVar("C", bound=Contents)
 OnConflict: TypeAlias = Literal["error", "replace", "skip"]
 
 MERGED_ROWS = 1 << 16  # segments that are not saved yet grow together up to so many rows
@@ -23,7 +22,7 @@ DROPPED, FEWEST_DROPPED = (
 )  # deleted rows go once they are one in so many, and no fewer than that
 
 
-def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
+def append(index: C, other: Contents, on_conflict: OnConflict) -> C:
     """`index` and the items of `other`."""
     if on_conflict not in get_args(OnConflict):
         raise InvalidArgument(
@@ -60,7 +59,7 @@ def append(index: "Index", other: "Index", on_conflict: OnConflict) -> "Index":
     return replace(index, segments=_settled([*index.segments, new]))
 
 
-def without_rows(index: "Index", rows: Rows) -> "Index":
+def without_rows(index: C, rows: Rows) -> C:
     """`index`, these rows deleted."""
     if not len(rows):
         return index
@@ -72,7 +71,7 @@ def without_rows(index: "Index", rows: Rows) -> "Index":
     return replace(index, segments=tuple(segments))
 
 
-def compact(index: "Index") -> "Index":
+def compact(index: C) -> C:
     """`index` in one segment."""
     if len(index.segments) < 2 and index.live is None:
         return index
@@ -113,7 +112,7 @@ def _settled(segments: list[Segment]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _check_alike(index: "Index", other: "Index") -> None:
+def _check_alike(index: Contents, other: Contents) -> None:
     """Raise InvalidArgument where the vectors or ids of `other` are not such as `index` holds."""
     mine, theirs = index.header, other.header
     for name, dims in (

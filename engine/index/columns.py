@@ -87,21 +87,45 @@ class Columns:
 
     def at(self, row: int) -> dict[str, Any] | None:
         """What is not null of one row, in nested mappings too; None if everything is."""
-        number, place = divmod(row, GROUP_ROWS)
+        return self.of_rows(np.array([row]))[0]
+
+    def of_rows(self, rows: NDArray[np.int64]) -> list[dict[str, Any] | None]:
+        """The same of rows, int64 `[n]`; each group that holds some is read once."""
+        found: list[dict[str, Any] | None] = [None] * len(rows)
+        numbers, places = np.divmod(rows, GROUP_ROWS)
+        for number in np.unique(numbers).tolist():
+            here = np.flatnonzero(numbers == number)
+            values = self._values(number, places[here])
+            for asked, value in zip(here.tolist(), values, strict=True):
+                found[asked] = _without_nulls(value) or None
+        return found
+
+    def _values(self, number: int, places: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The values at these places of a group, null or not."""
         table = RECENT.get(self, number)
         if table is None:
             count = self._bytes_of(number, self.schema.names)
             if count > PIECE_BYTES:
-                batches = self._batches(number, None, count)
-                table = next(batches)
-                while place >= table.num_rows:
-                    place -= table.num_rows
-                    table = next(batches)
-            else:
-                table = self._read([number], None)
-                RECENT.put(self, number, table)
-        values = self._guarded(lambda: table.slice(place, 1).to_pylist()[0])
-        return _without_nulls(values) or None
+                return self._values_in(self._batches(number, None, count), places)
+            table = self._read([number], None)
+            RECENT.put(self, number, table)
+        return self._values_in([table], places)
+
+    def _values_in(self, tables: Iterable[Any], places: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The values at places of tables that lie one after the other."""
+        found: list[dict[str, Any]] = [{}] * len(places)
+        first = 0
+        for table in tables:
+            here = np.flatnonzero((places >= first) & (places < first + table.num_rows))
+            for asked in here.tolist():
+                place = int(places[asked]) - first
+                found[asked] = self._guarded(
+                    lambda table=table, place=place: table.slice(place, 1).to_pylist()[0]
+                )
+            first += table.num_rows
+            if first > places.max():
+                break
+        return found
 
     def take(self, rows: NDArray[np.int64]) -> "Columns":
         """Those of these rows, which ascend."""

@@ -180,7 +180,7 @@ class Draft:
         """Write what `kept`, the segment's files in this directory, do not hold yet, or no longer."""
         files = {
             name: self.still_there(kept.get(name)) or self.write_array(name, array)
-            for name, array in contents(segment).items()
+            for name, array in arrays_of(segment).items()
         }
         return StoredSegment(len(segment), files)
 
@@ -239,20 +239,20 @@ def digest_of(array: Array) -> str:
     return digest.hexdigest()
 
 
-def contents(segment: Segment) -> dict[str, Array]:
+def arrays_of(segment: Segment) -> dict[str, Array]:
     """The arrays of a segment by the names of their files."""
-    contents: dict[str, Array] = {"coarse": segment.coarse, "fine": segment.fine}
+    arrays: dict[str, Array] = {"coarse": segment.coarse, "fine": segment.fine}
     if isinstance(segment.ids, Strings):
-        contents |= {"ids_text": segment.ids.text, "ids_ends": segment.ids.ends}
+        arrays |= {"ids_text": segment.ids.text, "ids_ends": segment.ids.ends}
     else:
-        contents["ids"] = segment.ids
+        arrays["ids"] = segment.ids
     if segment.lookup.rows is not None:
-        contents |= {"lookup_keys": segment.lookup.keys, "lookup_rows": segment.lookup.rows}
+        arrays |= {"lookup_keys": segment.lookup.keys, "lookup_rows": segment.lookup.rows}
     if segment.metadata is not None:
-        contents["metadata"] = segment.metadata.parquet
+        arrays["metadata"] = segment.metadata.parquet
     if len(segment.deleted):
-        contents["deleted"] = segment.deleted
-    return contents
+        arrays["deleted"] = segment.deleted
+    return arrays
 
 
 def _is_ours(name: str) -> bool:

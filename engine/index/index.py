@@ -13,218 +13,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.checks import check_flag, check_list, check_path
-from engine.errors import InvalidArgument, UnknownId, storing
-from engine.index import changes, saving
+from engine.checks import check_flag, check_path, unpicklable
+from engine.errors import InvalidArgument, storing
+from engine.index import changes, directory, saving
 from engine.index.changes import OnConflict
 from engine.index.checks import (
     Id,
-    Ids,
     check_vectors,
     checked_metadata,
     packed_ids,
-    refuse_flags,
 )
-from engine.index.columns import Columns, matching
+from engine.index.columns import Columns
+from engine.index.contents import Contents
 from engine.index.lock import WriterLock
-from engine.index.lookup import Lookup, keys_of
+from engine.index.lookup import Lookup
 from engine.index.manifest import (
     COARSE_DTYPES,
-    NUMPY_DTYPES,
     Array,
     CheckpointReference,
     Header,
-    Manifest,
     Quantization,
     dtype_name,
 )
-from engine.index.segment import NO_ROWS, Rows, Segment, join_ids
-from engine.index.strings import Strings
-from engine.system.forks import cached_property
+from engine.index.segment import Segment
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
-    """All items of a collection.
-
-    header: dims, dtypes and what else all vectors have in common.
-    segments: none of them without rows.
-    reduction: None, or float32 `[D, d]`; coarse = fine @ reduction, stretched to the length of fine.
-    path, published: the directory it was opened from or saved to, and what its manifest said then.
-    """
-
-    header: Header
-    segments: tuple[Segment, ...] = ()
-    reduction: NDArray[np.float32] | None = None
-    path: Path | None = None
-    published: tuple[Manifest, str] | None = None
-
-    # ------------------------------------------------------------------ reading
-
-    def __len__(self) -> int:
-        """How many items there are, deleted ones not counted."""
-        return self._count
-
-    def __repr__(self) -> str:
-        head = self.header
-        return (
-            f"Index(N={len(self)}, coarse={head.coarse_dim}x{head.coarse_dtype}, "
-            f"fine={head.fine_dim}x{head.fine_dtype}, bytes={self.nbytes:,})"
-        )
+class Index(Contents):
+    """All items of a collection: `Contents` says what they are and how to read them."""
 
     def __reduce__(self) -> Any:
         """Pickled: by its directory where that holds it; else by value, in memory again."""
         if self.path is None:
             return Index, (self.header, self.segments, self.reduction)
         if self.unsaved:
-            raise InvalidArgument(
-                "pickle",
+            raise unpicklable(
+                self,
                 expected="an index without changes that are not saved",
-                got=repr(self),
                 remedy="Call save() first.",
             )
         return Index.open, (self.path,)
-
-    @property
-    def row_count(self) -> int:
-        """How many rows there are, those of deleted items counted."""
-        return sum(map(len, self.segments))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all vectors."""
-        return sum(segment.coarse.nbytes + segment.fine.nbytes for segment in self.segments)
-
-    @property
-    def normalize(self) -> bool:
-        """Whether vectors were scaled to unit length, and queries must be."""
-        return self.header.normalize
-
-    @property
-    def checkpoint(self) -> CheckpointReference | None:
-        """The one whose towers made the vectors, or None."""
-        return self.header.checkpoint
-
-    @property
-    def coarse(self) -> Array:
-        """All coarse vectors `[rows, d]`; bfloat16 as its bits, uint16. A copy where there are several segments."""
-        return self._column("coarse", self.header.coarse_dim, self.header.coarse_dtype)
-
-    @property
-    def fine(self) -> Array:
-        """All fine vectors `[rows, D]`. A copy where there are several segments."""
-        return self._column("fine", self.header.fine_dim, self.header.fine_dtype)
-
-    @property
-    def ids(self) -> Ids:
-        """The ids of all rows: int64 or strings; those of deleted rows may be there again elsewhere."""
-        return join_ids([segment.ids for segment in self.segments] or [np.arange(0)])
-
-    @cached_property
-    def live(self) -> NDArray[np.bool_] | None:
-        """bool `[rows]`: which rows are not deleted; None where all are there."""
-        if not any(len(segment.deleted) for segment in self.segments):
-            return None
-        return np.concatenate([segment.live() for segment in self.segments])
-
-    def ids_at(self, rows: NDArray[np.int64]) -> list[Id]:
-        """The ids of the given rows."""
-        places = [self._place(row) for row in np.asarray(rows).tolist()]
-        return [
-            segment.ids[row] if isinstance(segment.ids, Strings) else int(segment.ids[row])
-            for segment, row in places
-        ]
-
-    def metadata_at(self, row: int) -> dict[str, Any] | None:
-        """The metadata of one row, without what is null, or None."""
-        segment, row = self._place(row)
-        return None if segment.metadata is None else segment.metadata.at(row)
-
-    def matching(self, expression: Any) -> NDArray[np.bool_]:
-        """bool `[rows]`: whose metadata a `pyarrow.compute.Expression` holds for; else InvalidArgument."""
-        return matching([(part.metadata, len(part)) for part in self.segments], expression)
-
-    def rows_of(self, ids: Iterable[Id], argument: str = "ids") -> NDArray[np.int64]:
-        """The rows that hold the given ids; UnknownId names the first that no row holds.
-
-        One id where a list is wanted is refused, and so is a mask of 0 and 1: it would name ids 0 and 1.
-        """
-        wanted = check_list(argument, ids, expected="a list of ids", ordered=False)
-        refuse_flags(argument, ids, wanted, (len(self), self.row_count))
-        rows = self.find(wanted)
-        if (rows < 0).any():
-            kind = {True: "strings", False: "integers", None: "items yet"}[self.holds_strings]
-            raise UnknownId(
-                argument,
-                expected=f"ids that the index holds ({len(self):,} {kind})",
-                got=repr(wanted[int((rows < 0).argmax())]),
-                remedy="Add the item first; `index.find([id])` says -1 where there is none.",
-            )
-        return rows
-
-    def find(self, wanted: Sequence[Id]) -> Rows:
-        """The row of each id, -1 where there is none: int64 `[n]`."""
-        found = np.full(len(wanted), -1, dtype=np.int64)
-        if self.holds_strings is None:
-            return found
-        places = [place for place, id in enumerate(wanted) if self._can_hold(id)]
-        ids = [wanted[place] for place in places]
-        if self.holds_strings:
-            keys = keys_of([str(id) for id in ids])
-        else:
-            keys = np.array(ids, dtype=np.int64)
-        rows = np.full(len(ids), -1, dtype=np.int64)
-        for segment, start in zip(self.segments, self._starts, strict=False):
-            here = segment.find(ids, keys)
-            rows = np.where(here >= 0, here + start, rows)
-        found[places] = rows
-        return found
-
-    def _can_hold(self, id: Any) -> bool:
-        if self.holds_strings:
-            return isinstance(id, str)
-        whole = isinstance(id, int | np.integer) and not isinstance(id, bool)
-        return whole and -(2**63) <= int(id) < 2**63
-
-    @property
-    def holds_strings(self) -> bool | None:
-        """Whether ids are strings; None while there are no items."""
-        return isinstance(self.segments[0].ids, Strings) if len(self) else None
-
-    def rows_shared(self, other: "Index") -> int:
-        """How many first rows of both are in the same segments, so are the same for sure."""
-        shared = 0
-        for mine, theirs in zip(self.segments, other.segments, strict=False):
-            if mine.fine is not theirs.fine or mine.coarse is not theirs.coarse:
-                break
-            shared += len(mine)
-        return shared
-
-    def rank_of(self, rows: Rows) -> Rows:
-        """How many items come before each of these rows: what saving never changes, though rows move."""
-        deleted = [s.deleted + start for s, start in zip(self.segments, self._starts, strict=False)]
-        return rows - np.searchsorted(np.concatenate([NO_ROWS, *deleted]), rows)
-
-    @cached_property
-    def _count(self) -> int:
-        return sum(segment.live_count for segment in self.segments)
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        """The first row of each segment, and the number of rows."""
-        return np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
-
-    def _place(self, row: int) -> tuple[Segment, int]:
-        """The segment that holds a row, and which of its rows that is."""
-        row = range(self.row_count)[row]
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self.segments[number], row - int(self._starts[number])
-
-    def _column(self, name: str, dim: int, dtype: str) -> Array:
-        parts: list[Array] = [getattr(segment, name) for segment in self.segments]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([np.empty((0, dim), NUMPY_DTYPES[dtype]), *parts])
 
     # ------------------------------------------------------------------ building
 
@@ -319,10 +147,6 @@ class Index:
 
     # ------------------------------------------------------------------ changing
 
-    def emptied(self) -> "Index":
-        """This index without its items, in memory."""
-        return Index(self.header, reduction=self.reduction)
-
     def reduced(
         self,
         reduction: NDArray[np.float32],
@@ -375,18 +199,6 @@ class Index:
 
     # ------------------------------------------------------------------ on disk
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether there is anything that the directory does not hold, or there is none."""
-        if self.published is None:
-            return True
-        if self.published[0].header != self.header:
-            return True
-        mine = [(len(segment), segment.files) for segment in self.segments]
-        theirs = [(stored.rows, stored.files) for stored in self.published[0].segments]
-        whole = all(len(s.deleted) == 0 or "deleted" in s.files for s in self.segments)
-        return mine != theirs or not whole
-
     def save(
         self,
         path: str | Path | None = None,
@@ -418,13 +230,19 @@ class Index:
         """
         place = check_path("path", path)
         with storing(place):
-            return saving.read(place.absolute(), ())
+            return cls._read(place.absolute())
 
     def refreshed(self) -> "Index":
         """What the directory holds now, with the segments that this index has already as they are."""
-        place = saving.place_of(self)
+        place = saving.place_of(self, "refresh")
         with storing(place):
-            return saving.read(place, self.segments)
+            return self._read(place, self.segments)
+
+    @classmethod
+    def _read(cls, place: Path, known: Sequence[Segment] = ()) -> "Index":
+        """What lies in `place`; segments that are `known` as they are."""
+        manifest, checksum, segments, reduction = directory.read(place, known)
+        return cls(manifest.header, segments, reduction, place, (manifest, checksum))
 
     def check_current(self, lock: WriterLock | None = None) -> None:
         """Raise IndexChanged if the directory holds another state than this was opened from.

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import IndexFormatError
+from engine.errors import CheckpointMismatch, IndexFormatError
 
 FORMAT, VERSION = "hivlp-index", 2
 MANIFEST = "manifest.json"
@@ -73,6 +73,15 @@ class CheckpointReference:
         known = [place for place in reversed(self.places(before)) if place.is_dir()]
         place = known[0] if known else Path(self.path)
         return replace(self, path=str(place), relative=os.path.relpath(place, directory))
+
+    def must_be(self, expected: "CheckpointReference | None") -> None:
+        """CheckpointMismatch where an index was made by another checkpoint, `expected`, than this one."""
+        if expected is not None and expected.sha256 != self.sha256:
+            raise CheckpointMismatch(
+                f"encoder: the checkpoint that made the index expected ({expected.path}, sha256 "
+                f"{expected.sha256[:12]}…), got {self.path} ({self.sha256[:12]}…). "
+                "Use that one, or build the index again."
+            )
 
 
 @dataclass(frozen=True)

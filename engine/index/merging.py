@@ -94,7 +94,7 @@ def write_group(draft: Draft, group: Group, *, here: bool) -> list[StoredSegment
 
 
 def _whole(segment: Segment) -> bool:
-    held = files.contents(segment)
+    held = files.arrays_of(segment)
     return all(digest_of(held[name]) == file.sha256 for name, file in segment.files.items())
 
 
@@ -104,7 +104,7 @@ def write_merged(draft: Draft, segments: Sequence[Segment], *, dropping: bool) -
     thin = [replace(s, coarse=s.coarse[:, :0], fine=s.fine[:, :0]) for s in segments]
     rest = join(thin, dropping=dropping)
     stored = {}
-    for name, array in files.contents(rest).items():
+    for name, array in files.arrays_of(rest).items():
         if name in ("coarse", "fine"):
             whole = getattr(segments[0], name)
             pieces = chain.from_iterable(

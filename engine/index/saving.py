@@ -1,14 +1,15 @@
-"""From `Index` to its directory and back: saving, compacting there, opening, verifying."""
+"""From an index to its directory: saving, compacting there, verifying."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from engine.errors import IndexChanged, IndexFormatError, InvalidArgument
 from engine.index import directory as files
 from engine.index import disk
+from engine.index.contents import Contents
 from engine.index.directory import Draft, digest_of
 from engine.index.lock import LOCK, WriterLock, writing
 from engine.index.manifest import (
@@ -20,33 +21,28 @@ from engine.index.manifest import (
     read_manifest,
 )
 from engine.index.merging import grouped, write_group, write_merged
-from engine.index.segment import Segment
 
-if TYPE_CHECKING:
-    from engine.index.index import Index
+C = TypeVar("C", bound=Contents)
 
 
-def read(directory: Path, known: Sequence[Segment]) -> "Index":
-    """The index in `directory`; segments that are `known` as they are."""
-    from engine.index.index import Index
-
-    manifest, checksum, segments, reduction = files.read(directory, known)
-    return Index(manifest.header, segments, reduction, directory, (manifest, checksum))
-
-
-def place_of(index: "Index") -> Path:
-    """Where it was opened from or saved to."""
+def place_of(index: Contents, argument: str) -> Path:
+    """Where it was opened from or saved to; InvalidArgument about `argument` where that is nowhere yet."""
     if index.path is None:
-        raise IndexFormatError("This index is in memory only: save it to a directory first.")
+        raise InvalidArgument(
+            argument,
+            expected="a directory, or an index that lies in one",
+            got="None, and an index that is in memory only",
+            remedy='Save it to a directory first: save("my.index").',
+        )
     return index.path
 
 
-def check_current(index: "Index", lock: WriterLock | None = None) -> None:
+def check_current(index: Contents, lock: WriterLock | None = None) -> None:
     """Raise IndexChanged if the directory holds another state than `index` was opened from.
 
     lock: the state that was published under it is known too, if its save was interrupted before it returned.
     """
-    place = place_of(index)
+    place = place_of(index, "path")
     known = {index.published[1] if index.published else "", lock.publishing if lock else ""}
     if read_manifest(place)[1] not in known:
         raise IndexChanged(
@@ -55,14 +51,12 @@ def check_current(index: "Index", lock: WriterLock | None = None) -> None:
         )
 
 
-def save(
-    index: "Index", path: str | Path | None, lock: WriterLock | None, overwrite: bool = False
-) -> "Index":
+def save(index: C, path: str | Path | None, lock: WriterLock | None, overwrite: bool = False) -> C:
     """`Index.save`."""
-    directory = place_of(index) if path is None else Path(path).absolute()
+    directory = place_of(index, "path") if path is None else Path(path).absolute()
     here = index.path is not None and _is_same(directory, index.path)
     if here:
-        directory = place_of(index)  # by the name that it was opened by
+        directory = place_of(index, "path")  # by the name that it was opened by
         if not index.unsaved:
             return index
 
@@ -73,7 +67,7 @@ def save(
     return _published(index, directory, lock, write, overwrite)
 
 
-def compact(index: "Index", lock: WriterLock | None) -> "Index":
+def compact(index: C, lock: WriterLock | None) -> C:
     """`Index.compact` where the index lies in a directory."""
     if len(index.segments) < 2 and index.live is None:
         return save(index, None, lock)
@@ -81,7 +75,7 @@ def compact(index: "Index", lock: WriterLock | None) -> "Index":
     def write(draft: Draft) -> list[StoredSegment]:
         return [write_merged(draft, index.segments, dropping=True)] if len(index) else []
 
-    return _published(index, place_of(index), lock, write)
+    return _published(index, place_of(index, "path"), lock, write)
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -90,12 +84,12 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _published(
-    index: "Index",
+    index: C,
     directory: Path,
     lock: WriterLock | None,
     write: Callable[[Draft], list[StoredSegment]],
     overwrite: bool = False,
-) -> "Index":
+) -> C:
     """Publish the segments that `write` writes, and what else `index` holds, in `directory`; the index, mapped."""
     here = directory == index.path
     files.check_place(directory)
@@ -128,7 +122,7 @@ def _published(
     )
 
 
-def _kept_reduction(index: "Index", draft: Draft) -> StoredFile | None:
+def _kept_reduction(index: Contents, draft: Draft) -> StoredFile | None:
     """The file of the reduction, if it holds the one that `index` has now."""
     kept = index.published[0].reduction if index.published else None
     if kept is None or index.reduction is None or kept.sha256 != digest_of(index.reduction):
@@ -168,17 +162,16 @@ def locked(directory: Path, lock: WriterLock | None = None) -> Iterator[WriterLo
                 place.rmdir()
 
 
-def verify(index: "Index") -> None:
+def verify(index: Contents) -> None:
     """`Index.verify`."""
-    if index.published is None:
-        raise IndexFormatError("This index is in memory only: save it, then open and verify it.")
+    place = place_of(index, "verify")
     for segment in index.segments:
-        for name, array in files.contents(segment).items():
+        for name, array in files.arrays_of(segment).items():
             if name in segment.files:
-                _verify_file(place_of(index), segment.files[name], array)
-    stored = index.published[0].reduction
+                _verify_file(place, segment.files[name], array)
+    stored = index.published[0].reduction if index.published else None
     if stored is not None and index.reduction is not None:
-        _verify_file(place_of(index), stored, index.reduction)
+        _verify_file(place, stored, index.reduction)
 
 
 def _verify_file(directory: Path, stored: StoredFile, array: Array) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,13 @@ class Segment:
             gone = self.deleted[np.minimum(places, len(self.deleted) - 1)] == rows
             rows = np.where(gone, -1, rows)
         return rows
+
+    def ids_at(self, rows: Rows) -> list[Id]:
+        """The ids of these rows, in their order."""
+        ids: list[Any] = (
+            self.ids.at(rows) if isinstance(self.ids, Strings) else self.ids[rows].tolist()
+        )
+        return ids
 
     def without(self, rows: Rows) -> "Segment":
         """This segment, these rows deleted too."""

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.checks import check_list
+from engine.checks import Column, check_list
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder, encode_all
 from engine.errors import ImageError, InvalidArgument
@@ -19,7 +20,14 @@ from engine.queries.query import Query, weighted_sum
 from engine.queries.texts import checked_text
 from engine.result import Failures
 
-Batch: TypeAlias = Any  # what `Retriever.search` accepts; its docstring lists the kinds
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# What `Retriever.search` accepts; its docstring says what each is.
+One: TypeAlias = "str | bytes | Path | Image | Query"
+Batch: TypeAlias = (
+    "One | Embeddings | Tensor | NDArray[Any] | Sequence[One | Tensor | NDArray[Any]] | Column"
+)
 
 EXPECTED = (
     "text (str), an image (PIL.Image, Path or encoded bytes), engine.Query, a list of these, "
@@ -45,11 +53,9 @@ def embed(
         return _finite_ones(Embeddings(coarse, as_vectors("batch.fine", batch.fine)), failed)
     if isinstance(batch, (Tensor, np.ndarray)) and not _holds_text(batch):
         return _finite_ones(Embeddings(None, as_vectors("batch", batch)), failed)
-    if isinstance(batch, (str, bytes, Path, Query)) or is_image(batch):
-        batch = [batch]
-    return _embed_list(
-        check_list("batch", batch, expected=EXPECTED), open_encoder, encoders_coarse, failed
-    )
+    is_one = isinstance(batch, (str, bytes, Path, Query)) or is_image(batch)
+    queries = [batch] if is_one else check_list("batch", batch, expected=EXPECTED)
+    return _embed_list(queries, open_encoder, encoders_coarse, failed)
 
 
 def _holds_text(batch: Any) -> bool:

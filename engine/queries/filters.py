@@ -1,27 +1,50 @@
 """From what users filter by (a mask, ids, ids per query, a condition) to the mask that the kernels take."""
 
-from collections.abc import Set
-from typing import Any, TypeAlias
+from collections.abc import Sequence, Set
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.checks import check_list
+from engine.checks import Column, check_list
 from engine.errors import InvalidArgument
-from engine.index import Index
+from engine.index import Id, Index
 from engine.queries.conditions import parse_condition
+from engine.result import Failures, answered
 
-Filter: TypeAlias = Any  # bool [N] or [B, N], a sequence of ids, one per query, or a condition
+
+class Expression(Protocol):
+    """A condition on metadata: what `pyarrow.compute.field("year") > 2000` is."""
+
+    def is_null(self, nan_is_null: bool = False) -> Any: ...
+    def is_valid(self) -> Any: ...
+    def isin(self, values: Any) -> Any: ...
+
+
+# What `Retriever.search` accepts: a mask [N] or [B, N], ids, the ids of each query, or a condition.
+IdList: TypeAlias = Tensor | NDArray[Any] | Sequence[Id] | Set[Id]
+Filter: TypeAlias = str | Expression | IdList | Sequence[IdList] | Column | None
 
 EXPECTED = "a bool mask [N] or [B, N], ids, a list of ids per query, or a condition on metadata"
 PER_QUERY = (list, tuple, range, Set, np.ndarray, Tensor)  # what ids of one query may come in
 
 
-def as_mask(filter: Filter, index: Index, queries: int) -> Tensor | None:
-    """bool `[N]` or `[B, N]` on the CPU, True = may be returned; None = everything may."""
+def as_mask(
+    filter: Filter, index: Index, queries: int, failed: Failures | None = None
+) -> Tensor | None:
+    """bool `[N]` or `[B, N]` on the CPU, True = may be returned; None = everything may.
+
+    queries: how many there are; a mask of each leaves out those that have `failed`.
+    """
     if filter is None:
         return None
+    mask = _mask(filter, index, queries)
+    return mask[answered(queries, failed)] if failed and mask.ndim == 2 else mask
+
+
+def _mask(filter: Any, index: Index, queries: int) -> Tensor:
     if isinstance(filter, str):
         filter = parse_condition(filter)
     if type(filter).__module__.startswith("pyarrow.") and type(filter).__name__ == "Expression":

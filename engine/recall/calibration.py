@@ -79,8 +79,12 @@ def calibrated(
 def ranks_of(snapshot: Snapshot, queries: Embeddings, k: int, backend: str) -> Tensor:
     """Where the exact k best items of every query stand in the order of the coarse scores: int64 `[B, k]`, from 0.
 
-    -1 where there are fewer than k items; and no more columns than rows.
+    -1 where there are fewer than k items; and no more columns than rows. InvalidArgument where there is no query.
     """
+    if not len(queries):
+        raise InvalidArgument(
+            "queries", expected="at least one query", got="none", remedy="Give some."
+        )
     rows = max(1, len(snapshot.coarse))
     k = min(k, rows)
     assert queries.coarse is not None  # callers project with the coarse ones

@@ -18,8 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from engine.embeddings import Embeddings
-from engine.tiers.resident import as_tensor
+from engine.embeddings import Embeddings, as_tensor
 from engine.tiers.snapshot import Snapshot
 from kernels import TopK
 
@@ -59,9 +58,10 @@ def bounds_of(snapshot: Snapshot) -> Bounds | None:
 
 
 def _bounds_of(snapshot: Snapshot) -> Bounds | None:
-    if snapshot.reduction is None or snapshot.index.header.quantization is not None:
+    reduction = snapshot.projection.reduction
+    if reduction is None or snapshot.index.header.quantization is not None:
         return None
-    reduction = snapshot.reduction.double().cpu()
+    reduction = reduction.double().cpu()
     left, _, right = torch.linalg.svd(reduction, full_matrices=False)
     projection = left @ right  # the nearest matrix with orthonormal columns
     if (projection - reduction).abs().max() > ORTHONORMAL:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from torch import Tensor
-
-from engine.checks import check_count, check_list
-from engine.errors import InvalidArgument, MissingPackage
-from engine.recall.calibration import losses
+from engine.embeddings import Embeddings
+from engine.errors import MissingPackage
+from engine.queries.mode import Mode
+from engine.recall.calibration import losses, ranks_of
+from engine.tiers.snapshot import Snapshot
+from engine.tiers.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -68,40 +69,35 @@ class Curve:
         figure.savefig(file, dpi=150)
 
 
-def check_candidates(candidates: Any, k: int) -> list[int]:
-    """The numbers of candidates to try, ascending; those below k are left out."""
-    asked = check_list(
-        "candidates", candidates, expected="a list of numbers of candidates", ordered=False
-    )
-    numbers = {check_count("candidates", number) for number in asked}
-    kept = sorted(number for number in numbers if number >= k)
-    if not kept:
-        raise InvalidArgument(
-            "candidates",
-            expected=f"some number of at least k ({k})",
-            got=repr(asked),
-            remedy="Add one, or ask for fewer results.",
-        )
-    return kept
+Find: TypeAlias = Callable[[int, int, Mode, Stopwatch], object]
 
 
 def measured(
-    search: Callable[[int | None], object],
-    ranks: Tensor,
+    find: Find,
+    snapshot: Snapshot,
+    queries: Embeddings,
     k: int,
-    items: int,
-    kept: Sequence[int],
+    numbers: Sequence[int],
+    backend: str,
 ) -> Curve:
-    """The curve of an index of `items` items.
+    """The curve of a snapshot for `queries`, as its projection makes them.
 
     Args:
-        search: finds everything with so many candidates, None = exactly; called twice, the second time timed.
-        ranks: `[B, k]`, as `engine.recall.calibration.ranks_of` finds them.
-        kept: numbers of candidates, as `check_candidates` has them.
+        find: searches for all of them: how many items, how many candidates, the mode, and what takes the time.
+            Called twice for each point, the second time timed.
+        numbers: of candidates, as `engine.recall.candidates.check_candidates` has them.
     """
-    count = len(ranks)
+    ranks = ranks_of(snapshot, queries, k, backend)
+    most = max(1, len(snapshot.coarse))
+
+    def search(candidates: int | None) -> None:
+        mode: Mode = "exact" if candidates is None else "two_stage"
+        watch = Stopwatch(snapshot.coarse.device)
+        find(min(k, most), min(candidates or k, most), mode, watch)
+        watch.seconds()  # waits for the device
+
     rows: list[tuple[int | None, float, float]] = []
-    for number in (*kept, None):
+    for number in (*numbers, None):
         search(number)
         started = time.perf_counter()
         search(number)
@@ -112,4 +108,4 @@ def measured(
             else 1 - float(losses(ranks, min(number, 1 + int(ranks.max()))).mean())
         )
         rows.append((number, recall, 1e3 * seconds))
-    return Curve(k, count, items, tuple(rows))
+    return Curve(k, len(ranks), len(snapshot.index), tuple(rows))

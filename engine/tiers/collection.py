@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
+from engine.coarse.relearning import learns_from, relearned
 from engine.coarse.rounding import round_coarse, to_int8
-from engine.embeddings import Embeddings
+from engine.embeddings import Embeddings, as_array
 from engine.errors import InvalidArgument, storing
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
 from engine.system.forks import forkable_lock, tell_after_fork
 from engine.tiers.plan import FineTier, pick_tier, vector_bytes
-from engine.tiers.resident import as_array
 from engine.tiers.snapshot import Snapshot
 
 
 class Collection:
-    """An index on its search device.
+    """An index on its search device, until it is closed.
 
     `snapshot` may be read at any time and stays what it was; one thread at a time makes another. The first change
     to an index that lies in a directory takes the directory's writer lock, and keeps it until `close`.
@@ -30,8 +30,20 @@ class Collection:
         self._device = device
         self._changing = forkable_lock()
         self._writer: WriterLock | None = None
-        self.snapshot = Snapshot.of(index, device, self.tier)
+        self._snapshot: Snapshot | None = Snapshot.of(index, device, self.tier)
         tell_after_fork(self)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What searches read now; InvalidArgument once this is closed."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise _closed()
+        return snapshot
+
+    @property
+    def is_closed(self) -> bool:
+        return self._snapshot is None
 
     def after_fork(self) -> None:
         """In a forked child torch's threads are not there, and whoever gives them work waits for ever."""
@@ -47,13 +59,13 @@ class Collection:
         """All of them, or an error and no change."""
         with self._changing:
             snapshot = self.snapshot
-            if added.coarse is None and snapshot.learns_from(len(added)):
+            if added.coarse is None and learns_from(snapshot.index, len(added)):
                 # Checked first: one NaN would spoil every coarse vector.
-                snapshot.project(added, coarse_too=False)
-                index = snapshot.relearned(added.fine)
+                snapshot.projection.queries(added, coarse_too=False)
+                index = relearned(snapshot.index, added.fine)
                 snapshot = Snapshot.of(index, self._device, self.tier)
-            vectors = snapshot.project(added, coarse_too=True, items=True)
-            assert vectors.coarse is not None  # `project` sees to it
+            vectors = snapshot.projection.items(added)
+            assert vectors.coarse is not None  # `items` sees to it
             index, coarse = snapshot.index, vectors.coarse
             quantization = index.header.quantization
             if quantization is not None and len(added) and not index.row_count:
@@ -89,7 +101,7 @@ class Collection:
             index = self.snapshot.index
             if index.path is not None:
                 self._hold(index)
-            self.snapshot = Snapshot.of(index.compact(self._writer), self._device, self.tier)
+            self._snapshot = Snapshot.of(index.compact(self._writer), self._device, self.tier)
 
     def save(self, path: str | Path | None, overwrite: bool) -> None:
         """Another place than the index's own gets a copy; an index that has no place yet stays in the first."""
@@ -97,7 +109,7 @@ class Collection:
             index = self.snapshot.index
             saved = index.save(path, self._writer, overwrite=overwrite)
             if index.path in (None, saved.path):
-                self.snapshot = Snapshot.of(saved, self._device, self.tier, self.snapshot)
+                self._snapshot = Snapshot.of(saved, self._device, self.tier, self.snapshot)
 
     def refresh(self) -> bool:
         """Move on to what the directory holds now; whether that is something new."""
@@ -113,13 +125,13 @@ class Collection:
             fresh = index.refreshed()
             if fresh.published == index.published:
                 return False
-            self.snapshot = Snapshot.of(fresh, self._device, self.tier, self.snapshot)
+            self._snapshot = Snapshot.of(fresh, self._device, self.tier, self.snapshot)
             return True
 
     def close(self) -> None:
         """Let go of the vectors and of the writer lock; changes that were not saved are lost."""
         with self._changing:
-            self.snapshot = Snapshot.of(self.snapshot.index.emptied(), self._device, self.tier)
+            self._snapshot = None
             if self._writer is not None:
                 self._writer.release()
                 self._writer = None
@@ -130,7 +142,7 @@ class Collection:
             return
         if index.path is not None:
             self._hold(index)
-        self.snapshot = Snapshot.of(index, self._device, self.tier, before)
+        self._snapshot = Snapshot.of(index, self._device, self.tier, before)
 
     def _hold(self, index: Index) -> None:
         """Take the writer lock, unless held; IndexChanged if somebody has published in between."""
@@ -148,4 +160,16 @@ class Collection:
 
     def write_under(self, lock: WriterLock) -> None:
         """Use this writer lock, which the caller took; `close` lets go of it."""
-        self._writer = lock
+        with self._changing:
+            if self.is_closed:
+                raise _closed()
+            self._writer = lock
+
+
+def _closed() -> InvalidArgument:
+    return InvalidArgument(
+        "retriever",
+        expected="one that is open",
+        got="one that was closed",
+        remedy="Open it again: Retriever(path).",
+    )

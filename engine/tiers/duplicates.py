@@ -13,8 +13,10 @@ from kernels import TopK
 BLOCK = 4096  # hits compared at a time
 
 
-def check_threshold(threshold: Any) -> float:
-    """A cosine above 0 and at most 1, beyond which two items count as the same."""
+def check_threshold(threshold: Any) -> float | None:
+    """A cosine above 0 and at most 1, beyond which two items count as the same; None where none do."""
+    if threshold is None:
+        return None
     if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
         raise InvalidArgument(
             "duplicates",

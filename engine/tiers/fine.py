@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.embeddings import longest_of
+from engine.embeddings import as_tensor, longest_of
 from engine.index import Index
 from engine.index.manifest import Array
 from engine.index.mapping import Mapping, mapping_of, mappings_of
 from engine.system.forks import cached_property
-from engine.tiers.resident import Resident, as_tensor
+from engine.tiers.resident import Resident
 from kernels import TopK, coarse_topk, rerank_topk
 from kernels.checks import choose_backend
 from kernels.topk import best_hits, no_hits

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 
 from engine.checks import check_one_of
+from engine.coarse.reduction import COARSE_DIM
 from engine.device import pick_device
 from engine.errors import InvalidArgument
 from engine.index.manifest import COARSE_DTYPES, FINE_DTYPES, NUMPY_DTYPES, Header
@@ -29,6 +30,39 @@ class Plan:
     coarse_bytes: int
     fine_bytes: int
     id_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        items: int,
+        *,
+        fine_dim: int,
+        coarse_dim: int = COARSE_DIM,
+        fine_dtype: str = "float32",
+        coarse_dtype: str = "float32",
+        device: str = "auto",
+        fine_tier: FineTier = "auto",
+    ) -> "Plan":
+        """What an index of so many items would take, and where; `print` it before building one."""
+        for name, value, least in (
+            ("items", items, 0),
+            ("fine_dim", fine_dim, 1),
+            ("coarse_dim", coarse_dim, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidArgument(
+                    name,
+                    expected=f"an integer of at least {least}",
+                    got=repr(value),
+                    remedy="Give a count.",
+                )
+        check_one_of("fine_dtype", fine_dtype, FINE_DTYPES)
+        check_one_of("coarse_dtype", coarse_dtype, COARSE_DTYPES)
+        header = Header(coarse_dim, coarse_dtype, fine_dim, fine_dtype)
+        picked = pick_device(device)
+        coarse_bytes, fine_bytes = vector_bytes(header, items)
+        tier = pick_tier(fine_tier, picked, coarse_bytes, fine_bytes, saved=True)
+        return cls(items, header, str(picked), tier, coarse_bytes, fine_bytes, 8 * items)
 
     @property
     def disk_bytes(self) -> int:
@@ -54,38 +88,6 @@ class Plan:
         )
         lines = [f"{name:8} {what:24} {count:>22,} B  {place}" for name, what, count, place in rows]
         return "\n".join([f"{self.items:,} items", *lines])
-
-
-def plan(
-    items: int,
-    *,
-    fine_dim: int,
-    coarse_dim: int,
-    fine_dtype: str,
-    coarse_dtype: str,
-    device: str,
-    fine_tier: FineTier,
-) -> Plan:
-    """`Retriever.plan`."""
-    for name, value, least in (
-        ("items", items, 0),
-        ("fine_dim", fine_dim, 1),
-        ("coarse_dim", coarse_dim, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidArgument(
-                name,
-                expected=f"an integer of at least {least}",
-                got=repr(value),
-                remedy="Give a count.",
-            )
-    check_one_of("fine_dtype", fine_dtype, FINE_DTYPES)
-    check_one_of("coarse_dtype", coarse_dtype, COARSE_DTYPES)
-    header = Header(coarse_dim, coarse_dtype, fine_dim, fine_dtype)
-    picked = pick_device(device)
-    coarse_bytes, fine_bytes = vector_bytes(header, items)
-    tier = pick_tier(fine_tier, picked, coarse_bytes, fine_bytes, saved=True)
-    return Plan(items, header, str(picked), tier, coarse_bytes, fine_bytes, 8 * items)
 
 
 def vector_bytes(header: Header, rows: int) -> tuple[int, int]:

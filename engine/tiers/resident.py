@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.embeddings import as_tensor
 from engine.index.manifest import NUMPY_DTYPES, Array
 
 
@@ -88,20 +89,6 @@ class Resident:
         room.used = count
         _fill(room.buffer, first, [as_tensor(array) for array in arrays])
         return Resident(room.buffer[:count], room, first)
-
-
-def as_tensor(array: Array) -> Tensor:
-    """A CPU tensor of the same memory; uint16 holds the bits of bfloat16."""
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def as_array(tensor: Tensor) -> Array:
-    """The inverse of `as_tensor`."""
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(np.uint16)
-    return tensor.numpy()
 
 
 def _after(arrays: Sequence[Array], rows: int) -> list[Array]:

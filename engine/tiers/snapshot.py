@@ -1,29 +1,27 @@
 """`Snapshot`: an index with its vectors where they are searched. A search reads one; a change swaps in another."""
 
 from dataclasses import dataclass, field
-from functools import reduce
 from math import isfinite
 
 import torch
 from torch import Tensor
 
-from engine.coarse.reduction import SETTLED, learn_reduction, reduced
-from engine.coarse.rounding import queries_to_int8, round_coarse
-from engine.embeddings import Embeddings, longest_of, unit
-from engine.errors import InvalidArgument
+from engine.coarse.rounding import queries_to_int8
+from engine.embeddings import Embeddings, longest_of
 from engine.index import Index
 from engine.index.mapping import Mapping, mappings_of
 from engine.system.forks import cached_property
 from engine.tiers.cuda_graphs import Captured
 from engine.tiers.fine import FineVectors, Tier
-from engine.tiers.resident import Resident, as_array
+from engine.tiers.projection import Projection
+from engine.tiers.resident import Resident
 from kernels import TopK, coarse_topk
 from kernels.checks import choose_backend, triton_max_coarse_d
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Of `index`, on the search device: coarse `[N, d]`, the fine vectors, the reduction `[D, d]` or None.
+    """The vectors of `index` on the search device, and the projection of others into them.
 
     live: bool `[N]`, which rows are not deleted; None where all are there.
     known_norm: no coarse vector among so many first rows is longer than that.
@@ -33,7 +31,7 @@ class Snapshot:
     index: Index
     resident: Resident
     fine: FineVectors
-    reduction: Tensor | None
+    projection: Projection
     live: Tensor | None
     known_norm: tuple[int, float] = (0, 0.0)
     captured: dict[tuple[int, int, int], Captured] = field(default_factory=dict)
@@ -58,14 +56,21 @@ class Snapshot:
             same_rows=same_rows,
         )
         fine = before.fine if before else None
+        matrix = None if index.reduction is None else torch.from_numpy(index.reduction).to(device)
         return cls(
             index,
             resident,
             FineVectors.of(index, tier, device, before=fine, same_rows=same_rows),
-            None if index.reduction is None else torch.from_numpy(index.reduction).to(device),
+            Projection(head, matrix, resident.tensor.device),
             None if index.live is None else torch.from_numpy(index.live).to(device),
             before.norm_so_far if before and resident.begins_with(before.resident) else (0, 0.0),
         )
+
+    def __str__(self) -> str:
+        head = self.index.header
+        coarse = f"{head.coarse_dim}x{head.coarse_dtype} ({self.coarse.nbytes:,} B)"
+        fine = f"{head.fine_dim}x{head.fine_dtype} ({self.fine.nbytes:,} B, {self.fine.tier})"
+        return f"N={len(self.index):,}, coarse={coarse}, fine={fine}"
 
     @property
     def coarse(self) -> Tensor:
@@ -90,11 +95,14 @@ class Snapshot:
         rows, longest = self.known_norm
         return len(self.coarse), longest_of(self.coarse[rows:], longest)
 
-    def find_candidates(self, queries: Tensor, k: int, mask: Tensor | None, backend: str) -> TopK:
-        """The best k rows by the coarse vectors; queries `[B, d]` as `project` makes them.
+    def find_candidates(
+        self, queries: Tensor | None, k: int, mask: Tensor | None, backend: str
+    ) -> TopK:
+        """The best k rows by the coarse vectors; queries `[B, d]` as `projection` makes them.
 
         Where the index holds int8, scores are products of integers: `scaled` makes coarse scores of them.
         """
+        assert queries is not None  # the projection made them
         for mapping in self._mappings:
             mapping.check()
         longest = 1.01 * self._longest[1]  # rounding
@@ -103,18 +111,19 @@ class Snapshot:
             queries, _ = queries_to_int8(queries)
         return coarse_topk(queries, self.coarse, k, mask=mask, max_norm=max_norm, backend=backend)
 
-    def scaled(self, queries: Tensor, found: TopK) -> TopK:
+    def scaled(self, queries: Tensor | None, found: TopK) -> TopK:
         """What `find_candidates` found, with coarse scores."""
         quantization = self.index.header.quantization
         if quantization is None:
             return found
+        assert queries is not None  # `found` was found with them
         _, scales = queries_to_int8(queries)
         return TopK(found.scores * scales * quantization.scale, found.rows)
 
     def capture(self, queries: Embeddings, k: int, candidates: int, backend: str) -> None:
         """Make CUDA graphs of both stages, for two-stage searches of as many queries that no filter narrows.
 
-        queries: any, as `project` makes them. Does nothing without Triton, or where fine vectors lie elsewhere.
+        queries: any, as `projection` makes them. Does nothing without Triton, or where fine vectors lie elsewhere.
         """
         coarse = queries.coarse
         assert coarse is not None
@@ -137,115 +146,3 @@ class Snapshot:
             return self.live
         mask = mask.to(self.coarse.device)
         return mask if self.live is None else mask & self.live
-
-    def learns_from(self, count: int) -> bool:
-        """Whether so many items more change the reduction: the index made it, is small, and passes a power of two.
-
-        So what it was learned from is more than half of the items, and pictures that come one at a time, of which
-        each would make it anew, are quickly added. The numbers alone decide: opening the index changes nothing.
-        """
-        own = self.index.checkpoint is not None and self.reduction is not None
-        held = len(self.index)
-        return own and held < SETTLED and (held + count).bit_length() > held.bit_length()
-
-    def relearned(self, fine: Tensor) -> Index:
-        """The index, its reduction learned from its items and from `fine` `[B, D]`, which may follow."""
-        items = torch.from_numpy(self.index.fine).float()
-        matrix = learn_reduction(torch.cat([items, fine.cpu().float()]), self.coarse.shape[1])
-        coarse, quantization = reduced(items, matrix), self.index.header.quantization
-        if quantization is None:
-            coarse = coarse.to(self.coarse.dtype)
-        elif len(items):  # else those that follow decide
-            every = torch.cat([coarse, reduced(fine.cpu(), matrix)])
-            rounded, quantization = round_coarse(every, "int8")
-            coarse = rounded[: len(items)]
-        parts = coarse.split([len(segment) for segment in self.index.segments])
-        return self.index.reduced(matrix.numpy(), [as_array(part) for part in parts], quantization)
-
-    def project(
-        self, vectors: Embeddings, *, coarse_too: bool, items: bool = False, check: bool = True
-    ) -> Embeddings:
-        """`vectors` as the index stores its items: its scale, dtype and device; check: that they are finite then.
-
-        Coarse vectors that are wanted and were not given come from the index's reduction: of queries, or of
-        `items`, which are stretched. Where the index holds int8, they stay float32 here.
-        """
-        coarse, fine = vectors.coarse, vectors.fine
-        head, device = self.index.header, self.coarse.device
-        coarse_dtype = torch.float32 if head.quantization else self.coarse.dtype
-        fine_dtype = getattr(torch, head.fine_dtype)
-        if not len(fine):  # an empty batch has no dims of its own
-            return Embeddings(
-                torch.empty(0, head.coarse_dim, dtype=coarse_dtype, device=device),
-                torch.empty(0, head.fine_dim, dtype=fine_dtype, device=device),
-            )
-        _check_dims("batch", fine, head.fine_dim)
-        if head.normalize:
-            fine = unit(fine)
-            coarse = None if coarse is None else unit(coarse)
-        fine = fine.to(device, fine_dtype)
-        if not coarse_too:
-            return check_finite(Embeddings(None, fine)) if check else Embeddings(None, fine)
-        derived = coarse is None and self.reduction is not None
-        if coarse is None and self.reduction is not None:
-            coarse = reduced(fine, self.reduction) if items else fine.float() @ self.reduction
-        if coarse is None:
-            raise InvalidArgument(
-                "batch",
-                expected="coarse and fine vectors, as this index has no reduction from fine to coarse",
-                got="fine vectors only",
-                remedy='Pass engine.Embeddings(coarse, fine), or search with mode="exact".',
-            )
-        _check_dims("batch.coarse", coarse, head.coarse_dim)
-        if len(coarse) != len(fine):
-            raise InvalidArgument(
-                "batch.coarse",
-                expected=f"as many rows as batch.fine ({len(fine)})",
-                got=f"{len(coarse)}",
-                remedy="Give both vectors of the same queries.",
-            )
-        projected = Embeddings(coarse.to(device, coarse_dtype), fine)
-        return check_finite(projected, derived=derived) if check else projected
-
-
-def check_finite(vectors: Embeddings, *, derived: bool = False) -> Embeddings:
-    """`vectors`, if no NaN or inf is in them; else InvalidArgument. Waits for a GPU.
-
-    derived: the coarse ones come from the fine ones, and hold what NaN and inf those do.
-    """
-    fine, coarse = vectors.fine, vectors.coarse
-    if not _surely_finite(
-        *(part for part in (coarse, None if derived else fine) if part is not None)
-    ):
-        _check_finite("batch", fine)
-        if coarse is not None:
-            _check_finite("batch.coarse", coarse)
-    return vectors
-
-
-def _check_dims(name: str, vectors: Tensor, dims: int) -> None:
-    if vectors.shape[1] != dims:
-        raise InvalidArgument(
-            name,
-            expected=f"vectors of {dims} dims, as the index has",
-            got=f"{vectors.shape[1]} dims",
-            remedy="Encode them with the encoder that made the index.",
-        )
-
-
-def _check_finite(name: str, vectors: Tensor) -> None:
-    if _surely_finite(vectors):
-        return
-    bad = ~vectors.isfinite().all(dim=1)
-    if bad.any():
-        raise InvalidArgument(
-            name,
-            expected=f"finite values once stored as {str(vectors.dtype).removeprefix('torch.')}",
-            got=f"NaN or inf in row {int(bad.int().argmax())}",
-            remedy="Mend or leave out that row.",
-        )
-
-
-def _surely_finite(*vectors: Tensor) -> bool:
-    """A sum is finite only if all its terms are: the quick way to know of most batches."""
-    return isfinite(float(reduce(torch.add, (part.sum(dtype=torch.float32) for part in vectors))))

@@ -1,6 +1,9 @@
 """`Retriever.search` against a float64 brute force, and what it refuses."""
 
+import pickle
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,13 +272,65 @@ def test_repr_and_length_and_context() -> None:
             "Retriever(N=7, coarse=16xfloat32 (448 B), fine=48xfloat32 (1,344 B, host), "
             "device='cpu', backend='auto')"
         )
-    assert len(r) == 0
+    assert repr(r) == "Retriever(closed, device='cpu', backend='auto')"
+
+
+CLOSED: dict[str, Callable[[engine.Retriever, Path], object]] = {
+    "search": lambda r, _: r.search(vectors(2)),
+    "add": lambda r, _: r.add(embeddings=vectors(2)),
+    "remove": lambda r, _: r.remove([1]),
+    "compact": lambda r, _: r.compact(),
+    "calibrate": lambda r, _: r.calibrate(vectors(400)),
+    "evaluate": lambda r, _: r.evaluate(vectors(2)),
+    "warmup": lambda r, _: r.warmup(),
+    "save": lambda r, place: r.save(place),
+    "refresh": lambda r, _: r.refresh(),
+    "index": lambda r, _: r.index,
+    "len": lambda r, _: len(r),
+    "pickle": lambda r, _: pickle.dumps(r),
+}
+
+
+@pytest.mark.parametrize("act", CLOSED.values(), ids=CLOSED)
+def test_a_closed_retriever_says_that_it_is_closed(
+    act: Callable[[engine.Retriever, Path], object], tmp_path: Path
+) -> None:
+    r = engine.Retriever.from_embeddings(vectors(7), coarse_dim=COARSE)
+    held = r.search(vectors(2), 3)
+    r.close()
+    r.close()
+    with pytest.raises(
+        engine.InvalidArgument, match=r"retriever: .* open, got one that was closed"
+    ):
+        act(r, tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+    assert [len(hits) for hits in held] == [3, 3]  # an answer keeps what it found
+
+
+BAD_OPENINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "backend": ({"backend": "bogus"}, 'backend: expected "auto", .*, got .bogus.'),
+    "backend none": ({"backend": None}, "backend: expected"),
+    "device": ({"device": "bogus"}, 'device: expected "auto", "cpu".*, got .bogus.'),
+    "device none": ({"device": None}, "device: expected"),
+    "device without memory": ({"device": "meta"}, "device: expected"),
+    "candidates": ({"candidates": 0}, "candidates: expected"),
+    "tier": ({"fine_tier": "bogus"}, "fine_tier: expected"),
+    "encoder": ({"encoder": 5}, "encoder: expected a path"),
+}
+
+
+@pytest.mark.parametrize("how", BAD_OPENINGS)
+def test_what_it_cannot_be_opened_with_is_refused_at_once(how: str) -> None:
+    arguments, message = BAD_OPENINGS[how]
+    with pytest.raises(engine.InvalidArgument, match=message):
+        engine.Retriever.from_embeddings(vectors(3), **arguments)
 
 
 BAD_SEARCHES: dict[str, tuple[dict[str, Any], str]] = {
     "k zero": ({"k": 0}, "k: expected an integer of at least 1, got 0"),
     "k not whole": ({"k": 2.5}, "k: expected an integer"),
     "k true": ({"k": True}, "k: expected an integer"),
+    "min_score": ({"min_score": "a"}, "min_score: expected one number, got str 'a'"),
     "mode": ({"mode": "fast"}, 'mode: expected "two_stage"'),
     "candidates below k": (
         {"k": 9, "candidates": 8},

@@ -166,8 +166,7 @@ def test_an_encoder_without_coarse_vectors_learns_the_same_reduction(
     """Its first segment is as large as it takes; afterwards the reduction stays."""
     encoder = engine.open_encoder(small("clip"))
     monkeypatch.setattr(build, "SETTLED", 20)
-    monkeypatch.setattr("engine.tiers.snapshot.SETTLED", 20, raising=False)
-    monkeypatch.setattr("engine.coarse.reduction.SETTLED", 20)
+    monkeypatch.setattr("engine.coarse.relearning.SETTLED", 20)
     interrupted(monkeypatch, [folder], tmp_path / "stopped", 2, "save", checkpoint=encoder)
     assert len(engine.Index.open(tmp_path / "stopped")) >= 20
     build_index([folder], tmp_path / "stopped", encoder, segment=SEGMENT)

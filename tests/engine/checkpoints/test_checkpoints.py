@@ -191,9 +191,9 @@ def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
     small: Any, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One item first, then many: the reduction, and int8's scale, are learned from all, and then kept."""
-    from engine.tiers import snapshot
+    from engine.coarse import relearning
 
-    monkeypatch.setattr(snapshot, "SETTLED", 150)
+    monkeypatch.setattr(relearning, "SETTLED", 150)
     r = engine.Retriever.from_pretrained(
         encoder(open_checkpoint(small("clip-other"))), coarse_dtype=dtype
     )
@@ -226,7 +226,7 @@ def test_a_growing_index_learns_its_coarse_vectors_until_it_is_large(
 def test_items_added_one_at_a_time_are_learned_from_each_time_there_are_twice_as_many(
     small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.tiers import snapshot
+    from engine.coarse import relearning
 
     learned: list[int] = []
 
@@ -234,7 +234,7 @@ def test_items_added_one_at_a_time_are_learned_from_each_time_there_are_twice_as
         learned.append(len(fine))
         return learn_reduction(fine, dim)
 
-    monkeypatch.setattr(snapshot, "learn_reduction", noted)
+    monkeypatch.setattr(relearning, "learn_reduction", noted)
     r = engine.Retriever.from_pretrained(encoder(open_checkpoint(small("clip"))))
     for row in range(20):
         r.add(embeddings=torch.eye(20)[row : row + 1])

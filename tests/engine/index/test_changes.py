@@ -122,7 +122,7 @@ def test_many_small_adds_leave_few_segments_and_every_id_is_found() -> None:
 
 def test_strings_of_one_key_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if BLAKE2b had only four digests."""
-    from engine.index import index as module
+    from engine.index import contents as module
     from engine.index import lookup
 
     def few(ids: Any) -> Any:
@@ -211,7 +211,7 @@ def test_an_expression_over_metadata_gives_a_mask() -> None:
     np.testing.assert_array_equal(index.matching(compute.field("year").is_null()), np.isnan(year))
     tag_a = index.matching(compute.field("tag") == "a")
     assert np.flatnonzero(tag_a).tolist() == [0, 2, 4]
-    assert index.emptied().append(small()).matching(compute.scalar(True)).all()
+    assert Index(index.header).append(small()).matching(compute.scalar(True)).all()
     for wrong in (compute.field("month") == 3, compute.field("year") == "x", "year > 2"):
         with pytest.raises(engine.InvalidArgument, match="filter: expected"):
             index.matching(wrong)

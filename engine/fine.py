@@ -17,7 +17,7 @@ from engine.index.manifest import Array
 from engine.index.mapping import Mapping, mapping_of, mappings_of
 from engine.resident import Resident, as_tensor
 from kernels import TopK, coarse_topk, rerank_topk
-from kernels.checks import choose_backend
+from kernels.dispatch import choose_backend
 from kernels.topk import best_hits, no_hits
 
 Tier: TypeAlias = Literal["device", "host", "disk"]

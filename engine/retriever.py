@@ -38,7 +38,7 @@ from engine.rounding import CoarseDtype
 from engine.snapshot import Snapshot, check_finite
 from engine.stopwatch import Stopwatch
 from kernels import TopK
-from kernels.checks import BACKENDS
+from kernels.dispatch import BACKENDS
 from kernels.topk import ordinary
 
 Mode: TypeAlias = Literal["two_stage", "exact", "coarse"]

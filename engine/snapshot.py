@@ -18,7 +18,7 @@ from engine.reduction import SETTLED, learn_reduction, reduced
 from engine.resident import Resident, as_array
 from engine.rounding import queries_to_int8, round_coarse
 from kernels import TopK, coarse_topk
-from kernels.checks import choose_backend, triton_max_coarse_d
+from kernels.dispatch import choose_backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +120,7 @@ class Snapshot:
         assert coarse is not None
         if not coarse.is_cuda or not len(coarse) or self.fine.tier != "device":
             return
-        limit = triton_max_coarse_d(self.coarse.dtype)
-        chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=limit)
+        chosen = choose_backend(backend, candidates, coarse, self.coarse, coarse=True)
         key = len(coarse), candidates, k
         if chosen != "triton" or key in self.captured:
             return

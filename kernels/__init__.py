@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
-    from kernels.checks import available_backends
     from kernels.coarse import coarse_topk
+    from kernels.dispatch import available_backends
     from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
     from kernels.rerank import rerank_topk
     from kernels.topk import TopK
@@ -37,7 +37,7 @@ _ROOMS = {
     "EngineError": "errors",
     "InvalidArgument": "errors",
     "TopK": "topk",
-    "available_backends": "checks",
+    "available_backends": "dispatch",
     "coarse_topk": "coarse",
     "rerank_topk": "rerank",
 }

@@ -40,7 +40,7 @@ check: setup resolve           ## style, types, import rules, the wheel, what th
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests/test_import_rules.py tests/wheel.py
-	$(PY) -m kernels.audit --quick
+	$(PY) -m benchmarks.kernel_audit --quick
 
 resolve: setup                 ## do pins and floors fit together on every Python and platform that we promise?
 	$(PY) -m tests.resolve

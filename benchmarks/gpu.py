@@ -31,11 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_search
+from benchmarks import gpu_search, kernel_audit
 from benchmarks.machine import about
 from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, outcome
 from benchmarks.timing import ceilings, milliseconds, percentiles, replayed
-from kernels import TopK, _triton, coarse_topk, rerank_topk
+from kernels import TopK, available_backends, coarse_topk, rerank_topk
 from kernels.score import score_pairs
 
 __all__ = ["main"]
@@ -117,47 +117,32 @@ def fault(found: TopK, queries: Tensor, items: Tensor, k: int) -> str:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one shape and what our search needs beside them."""
+    """The tensors of one shape."""
 
     queries: Tensor
     items: Tensor
     candidates: Tensor | None
-    out: TopK
-    workspace: Tensor
 
 
 def prepare(shape: Shape, items: Tensor) -> Inputs:
-    """Queries near some of the items, and everything preallocated."""
+    """Queries near some of the items, and candidates."""
     device = items.device
     queries = units(shape.batch, shape.d, device, seed=1)
-    out = TopK(
-        torch.full((shape.batch, shape.k), torch.nan, device=device),
-        torch.full((shape.batch, shape.k), -9, dtype=torch.int64, device=device),
-    )
     candidates = None
     if shape.op == "rerank":
         generator = torch.Generator(device=device).manual_seed(2)
         size = (shape.batch, shape.count)
         candidates = torch.randint(0, len(items), size, generator=generator, device=device)
-        needed = _triton.rerank_workspace(candidates, shape.k)
-    else:
-        needed = _triton.coarse_workspace(queries, items, shape.k)
-    space = torch.full((needed,), 255, dtype=torch.uint8, device=device)
-    return Inputs(queries, items, candidates, out, space)
+    return Inputs(queries, items, candidates)
 
 
 def ours(shape: Shape, given: Inputs) -> Callable[[], TopK]:
     """Our search on the prepared inputs, with the promise that `Retriever` gives: no item is longer than so."""
+    queries, items, k = given.queries, given.items, shape.k
     if given.candidates is None:
-        return lambda: coarse_topk(
-            given.queries, given.items, shape.k, max_norm=1.01,
-            backend="triton", out=given.out, workspace=given.workspace,
-        )  # fmt: skip
+        return lambda: coarse_topk(queries, items, k, max_norm=1.01, backend="triton")
     rows = given.candidates
-    return lambda: rerank_topk(
-        given.queries, given.items, rows, shape.k,
-        backend="triton", out=given.out, workspace=given.workspace,
-    )  # fmt: skip
+    return lambda: rerank_topk(queries, items, rows, k, backend="triton")
 
 
 def check(shape: Shape, given: Inputs) -> str:
@@ -230,13 +215,11 @@ def _peer(build: Callable[..., Callable[[], Any]], shape: Shape, given: Inputs) 
 
 def precompile(todo: list[Shape], capability: tuple[int, int], workers: int) -> int:
     """Compiles what the shapes will launch, side by side, into Triton's cache; returns how many."""
-    from kernels._triton import audit
-
-    found: dict[audit.Launch, None] = {}
+    found: dict[kernel_audit.Launch, None] = {}
     for shape in todo:
-        case = audit.Case(shape.op, shape.batch, shape.count, shape.d, shape.k)
-        found.update(dict.fromkeys(audit.case_launches(case, capability, torch.float16)))
-    for failed in audit.compile_all(found, capability, workers):
+        case = kernel_audit.Case(shape.op, shape.batch, shape.count, shape.d, shape.k)
+        found.update(dict.fromkeys(kernel_audit.case_launches(case, capability, torch.float16)))
+    for failed in kernel_audit.compile_all(found, capability, workers):
         print(f"not compiled: {failed}", file=sys.stderr)
     return len(found)
 
@@ -351,9 +334,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reasons = _triton.why_not(torch.empty(0, 1, device=device))
-    if reasons or (device.type == "cpu" and not options.dry_run):
-        print("no CUDA device: nothing measured.", *reasons, sep="\n  ", file=sys.stderr)
+    triton = available_backends()["triton"]
+    if triton != "ok" or (device.type == "cpu" and not options.dry_run):
+        print(f"no CUDA device: nothing measured. Triton: {triton}", file=sys.stderr)
         return 2
     report: dict[str, Any] = {"machine": about(device), "dry_run": options.dry_run, "wrong": [], "not_reached": [],
                               "cases": [], "search": [], "encoders": []}  # fmt: skip

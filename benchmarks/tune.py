@@ -2,7 +2,7 @@
 
 For each batch class, padded width and dtype, the blocks that make `coarse_topk` quickest at N = 4,000,000, k = 128,
 all of them compiled beforehand, side by side. Every choice gives the same bits, so only time is compared; one that
-does not fit the device is passed over. Rows of other GPUs in the table are kept. 351
+does not fit the device is passed over. Other rows of the table are kept. 351
 kernels took 27 s to compile on 16 cores.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import pprint
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import kernel_audit
 from benchmarks.gpu import units
 from benchmarks.timing import milliseconds
 from kernels._triton import launch_table
@@ -60,10 +60,10 @@ def choices(capability: tuple[int, int], batch: int, pad: int, itemsize: int) ->
 
 
 def written(table: dict[Key, Blocks]) -> str:
-    """The source of `launch_table.py` that holds the table."""
-    head = Path(launch_table.__file__).read_text().rsplit("TABLE: ", 1)[0]
-    body = pprint.pformat(dict(sorted(table.items(), key=repr)), width=96, sort_dicts=False)
-    return f"{head}TABLE: dict[tuple[tuple[int, int], str, int, int], tuple[int, int, int, int, int]] = {body}\n"
+    """The source of `launch_table.py` that holds the table, a row a line."""
+    head = Path(launch_table.__file__).read_text().partition(" = {\n")[0]
+    rows = (f"    {key}: {blocks},\n".replace("'", '"') for key, blocks in table.items())
+    return f"{head} = {{\n{''.join(rows)}}}\n"
 
 
 def with_blocks(base: CoarseLaunch, blocks: Blocks) -> CoarseLaunch:
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def tuned(dtype: torch.dtype, width: int, count: int) -> Iterator[tuple[Key, Blocks]]:
     """The quickest blocks of each batch class on the GPU that is there."""
-    from kernels._triton import audit, coarse
+    from kernels._triton import coarse
 
     device, capability = torch.device("cuda"), torch.cuda.get_device_capability()
     scale = 127 if dtype == torch.int8 else 1
@@ -135,14 +135,14 @@ def tuned(dtype: torch.dtype, width: int, count: int) -> Iterator[tuple[Key, Blo
             return statistics.median(milliseconds(lambda: search(launch), device, 1.0))
 
         meta = queries.to("meta"), items.to("meta")
-        case = audit.Case("coarse", batch, count, width, K)
+        case = kernel_audit.Case("coarse", batch, count, width, K)
         compiled = [
             found
             for blocks in tried
-            for found in audit.launches_of(partial(search, with_blocks(base, blocks), meta), case, dtype)
+            for found in kernel_audit.launches_of(partial(search, with_blocks(base, blocks), meta), case, dtype)
         ]  # fmt: skip
         # What does not compile is passed over below.
-        audit.compile_all(compiled, capability, workers=os.cpu_count() or 1)
+        kernel_audit.compile_all(compiled, capability, workers=os.cpu_count() or 1)
         found = best_blocks(base, tried, time_of)
         if found is not None:
             yield (capability, size, pad, itemsize), found

@@ -39,7 +39,7 @@ from engine.tiers.projection import check_finite
 from engine.tiers.snapshot import Snapshot
 from engine.tiers.stopwatch import Stopwatch
 from kernels import TopK
-from kernels.checks import BACKENDS
+from kernels.backends import BACKENDS
 
 
 class Retriever:

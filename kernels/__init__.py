@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
-    from kernels.checks import available_backends
+    from kernels.backends import available_backends
     from kernels.coarse import coarse_topk
     from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
     from kernels.rerank import rerank_topk
@@ -40,7 +40,7 @@ _ROOMS = {
     "EngineError": "errors",
     "InvalidArgument": "errors",
     "TopK": "topk",
-    "available_backends": "checks",
+    "available_backends": "backends",
     "coarse_topk": "coarse",
     "rerank_topk": "rerank",
 }
@@ -52,10 +52,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
     # `from kernels import coarse` asks here before it looks for the module.
     ours = (Path(__file__).parent / f"{name}.py").exists()
-    if not ours and (not name.startswith("_") or name == "__version__"):
-        from kernels.hugging_face import their_package
+    if ours or (name.startswith("_") and name != "__version__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kernels.hugging_face import PACKAGE, their_name
 
-        theirs = their_package(list(__path__)[1:])
-        if theirs is not None and hasattr(theirs, name):
-            return getattr(theirs, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return their_name(PACKAGE, name)

@@ -23,8 +23,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import _torch, _triton
-from kernels.checks import check_coarse, choose_backend, triton_max_coarse_d
+from kernels._torch import coarse as pytorch
+from kernels.backends import choose_backend
+from kernels.checks import check_coarse
 from kernels.score import score_pairs
 from kernels.topk import TopK, best_hits
 
@@ -51,8 +52,6 @@ def coarse_topk(
     mask: Tensor | None = None,
     max_norm: float | None = None,
     backend: str = "auto",
-    out: TopK | None = None,
-    workspace: Tensor | None = None,
 ) -> TopK:
     """The best k items of every query by inner product, exactly.
 
@@ -62,8 +61,6 @@ def coarse_topk(
     max_norm: a promise that every item is finite and none is longer than this (1.0 for unit
     vectors). The search then need not look for itself: PyTorch reads the items once instead of
     twice, Triton's bounds are tighter. It is not checked: a promise that does not hold can lose hits.
-    out: a TopK to write into, contiguous. workspace: what Triton needs beside it, given in
-    advance (CUDA graphs); PyTorch takes its own.
 
     Returns TopK(scores [B, k] float32, rows [B, k] int64), best first, equal scores by the
     lower row; row -1 and score -inf where there are fewer than k hits.
@@ -71,10 +68,10 @@ def coarse_topk(
 
     Raises InvalidArgument, naming the argument, and BackendUnavailable with every reason.
     """
-    k = check_coarse(queries, items, k, mask, max_norm, out)
+    k = check_coarse(queries, items, k, mask, max_norm)
     tensors = (queries, items) if mask is None else (queries, items, mask)
-    if choose_backend(backend, k, *tensors, max_d=triton_max_coarse_d(items.dtype)) == "triton":
-        return _triton.coarse_topk(
-            queries, items, k, mask, max_norm=max_norm, out=out, workspace=workspace
-        )
-    return _torch.coarse_topk(queries, items, k, mask, out=out, max_norm=max_norm)
+    if choose_backend(backend, k, *tensors, coarse=True) == "torch":
+        return pytorch.coarse_topk(queries, items, k, mask, max_norm=max_norm)
+    from kernels._triton import coarse as triton  # imported when it is first used
+
+    return triton.coarse_topk(queries, items, k, mask, max_norm=max_norm)

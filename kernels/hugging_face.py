@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-NAME = "kernels._hugging_face"
+PACKAGE = "__init__"
 
 
-def their_package(folders: Sequence[str]) -> ModuleType | None:
-    """Their `__init__`, run once under a name of ours; None where no folder has one.
+def their_name(module: str, name: str) -> Any:
+    """`name` of their `module`, which one of ours hides; AttributeError where nobody has it.
 
-    `folders` are the places after our own on `kernels.__path__`.
+    module: the file's stem; "__init__" is the package itself. It runs once, under a name of ours.
     """
-    if NAME in sys.modules:
-        return sys.modules[NAME]
-    for folder in folders:
-        spec = importlib.util.spec_from_file_location(
-            NAME,
-            Path(folder) / "__init__.py",
-            submodule_search_locations=None,  # no package of its own: `from .layer` is ours to find
-        )
-        if spec is None or spec.loader is None:
+    theirs = _their_module(module)
+    if theirs is None or not hasattr(theirs, name):
+        ours = "kernels" if module == PACKAGE else f"kernels.{module}"
+        raise AttributeError(f"module {ours!r} has no attribute {name!r}")
+    return getattr(theirs, name)
+
+
+def _their_module(module: str) -> ModuleType | None:
+    """None where no folder after ours on `kernels.__path__` has it."""
+    known = f"kernels._hugging_face_{module.strip('_')}"
+    if known in sys.modules:
+        return sys.modules[known]
+    # Not imported: it imports this file.
+    for folder in list(sys.modules[__package__].__path__)[1:]:
+        file = Path(folder) / f"{module}.py"
+        # No package of its own: `from .layer` is ours to find.
+        spec = importlib.util.spec_from_file_location(known, file, submodule_search_locations=None)
+        if not file.is_file() or spec is None or spec.loader is None:
             continue
-        module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
+        loaded = sys.modules[known] = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
+            spec.loader.exec_module(loaded)
         except BaseException:
-            del sys.modules[NAME]
+            del sys.modules[known]
             raise
-        return module
+        return loaded
     return None

@@ -24,8 +24,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels import _torch, _triton
-from kernels.checks import check_rerank, choose_backend
+from kernels._torch import rerank as pytorch
+from kernels.backends import choose_backend
+from kernels.checks import check_rerank
 from kernels.score import score_pairs
 from kernels.topk import TopK, best_hits, no_hits
 
@@ -50,15 +51,13 @@ def rerank_topk(
     k: int,
     *,
     backend: str = "auto",
-    out: TopK | None = None,
-    workspace: Tensor | None = None,
 ) -> TopK:
     """The best k of every query's candidates by inner product, exactly.
 
     queries [B, D], items [N, D]: same device and dtype (float32, float16, bfloat16, int8,
     float8_e4m3fn); with the queries on a GPU the items may be in pinned host memory.
-    candidates int64 [B, C]: rows of items, -1 = none, duplicates returned once. backend, out,
-    workspace as in `coarse_topk`.
+    candidates int64 [B, C]: rows of items, -1 = none, duplicates returned once. backend
+    as in `coarse_topk`.
 
     Returns TopK(scores [B, k] float32, rows [B, k] int64), best first, equal scores by the
     lower row; row -1 and score -inf where there are fewer than k hits.
@@ -66,7 +65,9 @@ def rerank_topk(
 
     Raises InvalidArgument, naming the argument, and BackendUnavailable with every reason.
     """
-    k = check_rerank(queries, items, candidates, k, out)
-    if choose_backend(backend, k, queries, items, candidates) == "triton":
-        return _triton.rerank_topk(queries, items, candidates, k, out=out, workspace=workspace)
-    return _torch.rerank_topk(queries, items, candidates, k, out=out)
+    k = check_rerank(queries, items, candidates, k)
+    if choose_backend(backend, k, queries, items, candidates) == "torch":
+        return pytorch.rerank_topk(queries, items, candidates, k)
+    from kernels._triton import rerank as triton  # imported when it is first used
+
+    return triton.rerank_topk(queries, items, candidates, k)

@@ -125,7 +125,19 @@ def test_a_name_that_nobody_has(theirs: Path) -> None:
 
 
 def test_no_module_of_ours_hides_one_of_theirs() -> None:
-    """The sub-modules of Hugging Face's kernels 0.17.2."""
+    """The sub-modules of Hugging Face's kernels 0.17.2; `backends` hands on the names of theirs."""
     taken = set(THEIR_MODULES.split())
     ours = {path.stem for path in (ROOT / "kernels").iterdir()}
-    assert not ours & taken
+    assert ours & taken == {"backends"}
+
+
+def test_their_backends_through_ours(theirs: Path) -> None:
+    (theirs / "kernels" / "backends.py").write_text(
+        "from kernels.layer import NAMES\n_CPU = NAMES[1]\n"
+    )
+    run(
+        "from kernels.backends import _CPU, choose_backend\n"
+        "import kernels.backends\n"
+        "assert _CPU == 'Device' and not hasattr(kernels.backends, 'nobody_has_this')\n" + SEARCH,
+        beside=theirs,
+    )

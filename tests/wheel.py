@@ -245,7 +245,8 @@ def test_a_checkout_beside_theirs(fresh: Environment) -> None:
         "assert engine.Retriever.from_embeddings(x, coarse_dim=2).search(x[2:3], k=1).ids == [[2]]\n"
         "assert kernels.coarse_topk(x[2:3], x, 1).rows.tolist() == [[2]]\n"
         "assert callable(kernels.get_kernel) and kernels.__version__ == '0.17.2'\n"
-        + TRANSFORMERS_TAKES_THEIRS,
+        "from kernels.backends import _select_backend\n"
+        "assert _select_backend('cpu').name == 'cpu'\n" + TRANSFORMERS_TAKES_THEIRS,
         cwd=ROOT,
     )
 

@@ -17,7 +17,7 @@ from engine.index.mapping import Mapping, mapping_of, mappings_of
 from engine.system.forks import cached_property
 from engine.tiers.resident import Resident
 from kernels import TopK, coarse_topk, rerank_topk
-from kernels.checks import choose_backend
+from kernels.backends import choose_backend
 from kernels.topk import best_hits, no_hits
 
 Tier: TypeAlias = Literal["device", "host", "disk"]

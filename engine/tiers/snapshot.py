@@ -16,7 +16,7 @@ from engine.tiers.fine import FineVectors, Tier
 from engine.tiers.projection import Projection
 from engine.tiers.resident import Resident
 from kernels import TopK, coarse_topk
-from kernels.checks import choose_backend, triton_max_coarse_d
+from kernels.backends import choose_backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +129,7 @@ class Snapshot:
         assert coarse is not None
         if not coarse.is_cuda or not len(coarse) or self.fine.tier != "device":
             return
-        limit = triton_max_coarse_d(self.coarse.dtype)
-        chosen = choose_backend(backend, candidates, coarse, self.coarse, max_d=limit)
+        chosen = choose_backend(backend, candidates, coarse, self.coarse, coarse=True)
         key = len(coarse), candidates, k
         if chosen != "triton" or key in self.captured:
             return

@@ -104,7 +104,6 @@ def coarse_topk(
     k: int,
     mask: Tensor | None,
     *,
-    out: TopK | None = None,
     max_norm: float | None = None,
     plan: Plan | None = None,
 ) -> TopK:
@@ -128,14 +127,13 @@ def coarse_topk(
                 return found
         return _search(asked, items, k, shown, plan, max_norm)
 
-    if out is None and 0 < batch <= plan.queries:
+    if 0 < batch <= plan.queries:
         return searched(0)
-    if out is None:
-        out = no_hits(batch, k, queries.device)
+    found = no_hits(batch, k, queries.device)
     for first in range(0, batch, plan.queries):
         block = slice(first, first + plan.queries)
-        out.scores[block], out.rows[block] = searched(first)
-    return out
+        found.scores[block], found.rows[block] = searched(first)
+    return found
 
 
 def _search(

@@ -43,18 +43,13 @@ def best_of_one(
         torch._int_mm(chunk.contiguous(), column, out=products[: len(chunk)])
         products[len(chunk) :] = HIDDEN
         if shown is not None:
-            # Without branches, which chance would mislead: as int32, 1 and 0 become the largest and the least.
-            most = shown.to(torch.int32).sub_(1).bitwise_xor_(-HIDDEN - 1)
-            torch.minimum(products[: len(chunk), 0], most, out=products[: len(chunk), 0])
+            _hide(products[: len(chunk), 0], shown)
         groups = products.view(-1, group)
         maxima = groups.amax(1)
         if len(maxima) >= k:
             least = max(least, int(_kth(maxima, k)))
-        which = flagged(maxima >= least)
-        entries = groups.index_select(0, which)
-        at = flagged(entries >= least)
-        row = _rows(which, group, at, first, at_rows)
-        keys = (entries.view(-1).index_select(0, at).long() << 32) - row
+        row, product = _reaching(groups, maxima, least, first, at_rows)
+        keys = (product.long() << 32) - row
         if first:
             keys = torch.cat((best, keys))
         best = keys.topk(min(k, len(keys))).values
@@ -100,12 +95,31 @@ def _kth(values: Tensor, k: int) -> Tensor:
     return values.topk(k, sorted=False).values.amin()
 
 
-def _rows(which: Tensor, group: int, at: Tensor, first: int, places: Tensor | None) -> Tensor:
-    """The rows of entries `at` of these groups; the tile begins at row `first`, or holds `places` after it."""
+def _hide(products: Tensor, shown: Tensor) -> None:
+    """Make the products that are not shown the least there is: without branches, which chance would mislead."""
+    most = shown.to(products.dtype)  # 1 and 0 become the largest and the least
+    if products.dtype.is_floating_point:
+        most.mul_(2).sub_(1).mul_(torch.inf)
+    else:
+        most.sub_(1).bitwise_xor_(-HIDDEN - 1)
+    torch.minimum(products, most, out=products)
+
+
+def _reaching(
+    groups: Tensor, maxima: Tensor, limit: float, first: int, places: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rows, ascending, and products of what reaches `limit` in groups [n, G] with these maxima [n].
+
+    The tile begins at row `first`, or holds `places` after it.
+    """
+    group = groups.shape[1]
+    which = flagged(maxima >= limit)
+    entries = groups.index_select(0, which)
+    at = flagged(entries >= limit)
     nth = at // group
-    line = torch.add(at, which.index_select(0, nth) - nth, alpha=group)  # past groups left out
-    line = line if places is None else places.index_select(0, line)
-    return line + first if first else line
+    row = torch.add(at, which.index_select(0, nth) - nth, alpha=group)  # past groups left out
+    row = row if places is None else places.index_select(0, row)
+    return row + first if first else row, entries.view(-1).index_select(0, at)
 
 
 def _score(key: int) -> int:
@@ -141,20 +155,16 @@ def best_of_one_by_bounds(
         tile, loud = tiles.of(chunk)
         if loud is not None and len(loud):
             return None
-        if shown is not None:  # without branches: 1 and 0 become inf and -inf
-            most = shown.to(tile.dtype).mul_(2).sub_(1).mul_(torch.inf)
-            torch.minimum(tile[: len(chunk), 0], most, out=tile[: len(chunk), 0])
+        if shown is not None:
+            _hide(tile[: len(chunk), 0], shown)
         slack = float(tiles.slack[0])
         groups = tile.view(-1, group)
         maxima = groups.amax(1)
         if len(maxima) >= k:
             floor = max(floor, _reached(maxima, k) - slack)
         limit = _under(floor - slack, tile.dtype)
-        which = flagged(maxima >= limit)
-        entries = groups.index_select(0, which)
-        at = flagged(entries >= limit)
-        kept.append((_rows(which, group, at, first, at_rows), entries.view(-1).index_select(0, at)))
-        pending += len(at)
+        kept.append(_reaching(groups, maxima, limit, first, at_rows))
+        pending += len(kept[-1][0])
         if pending > MAX_PENDING:
             return None
     if not kept:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from functools import lru_cache
 
 import torch
@@ -33,35 +32,39 @@ HALF_ULP = 2.0**-8  # relative rounding of a number to bfloat16
 SIDE_BY_SIDE = 64  # products of which maxima are taken at once, of neighbouring rows if need be
 MAX_NORM = 2.0**60  # norms up to here neither overflow a product nor a square
 EXACT_WIDTH = 1024  # sums of so many products of int8 are integers up to 2^24: exact in float32
-PATIENCE = 0.1  # seconds that finding out what is quicker may take, on a busy machine
 CACHED = 1 << 23  # numbers that a cache may hold: MKL's other product is quicker there, by half
 IN_BFLOAT16 = (torch.bfloat16, torch.int8, torch.float8_e4m3fn)  # held without rounding
 
 
 @lru_cache(maxsize=1)
 def fast_dtype() -> torch.dtype:
-    """bfloat16 where this CPU multiplies it faster than float32 (AMX, AVX-512-BF16, SVE).
+    """bfloat16 where this CPU has instructions for its products and torch uses them, else float32.
 
-    Timed once, in a few ms: only the speed depends on the answer, never the result.
+    Only the speed depends on the answer, never the result.
     """
-    quick, exact = _seconds(torch.bfloat16, torch.float32)
-    return torch.bfloat16 if quick < exact else torch.float32
+    if not torch.backends.mkldnn.is_available():  # torch's own loops
+        return torch.float32
+    if (
+        _is_x86()
+    ):  # every CPU with AMX has these instructions, too; without them oneDNN emulates bfloat16
+        quick = torch.cpu._is_avx512_bf16_supported()
+    else:
+        quick = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.bfloat16 if quick else torch.float32
 
 
 @lru_cache(maxsize=1)
 def multiplies_int8() -> bool:
-    """Whether this CPU's int8 products are right, and not much slower than `fast_dtype`'s: VNNI, AMX.
+    """Whether this CPU's int8 products are right, and quicker than `fast_dtype`'s.
 
-    On an x86 the sums are right with such instructions only, where oneDNN multiplies, and then they
-    are quicker. Elsewhere a small product is timed, once: torch's plain loops take a hundred times as
-    long; what lies between is left to a busy machine.
+    oneDNN multiplies them on an x86, where the sums are right with VNNI or AMX only. Elsewhere torch may have plain
+    loops, which take a hundred times as long: int8 is then multiplied in `fast_dtype`, which holds it exactly.
     """
-    if not int8_is_exact():
-        return False
-    if platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available():
-        return True
-    own, other = _seconds(torch.int8, fast_dtype())
-    return own < 10 * other
+    return _is_x86() and torch.backends.mkldnn.is_available() and int8_is_exact()
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 @lru_cache(maxsize=1)
@@ -82,28 +85,6 @@ def int8_is_exact() -> bool:
         if not torch.equal(made.double(), items.double() @ columns.double()):
             return False
     return True
-
-
-def _seconds(*dtypes: torch.dtype) -> list[float]:
-    """The least time of a small product in each dtype, tried in turns.
-
-    Until most times of each are as the least: where other processes keep the cores, a product waits for one of its
-    threads a hundred times as long as it takes, and what is decided here holds as long as the process.
-    """
-    spent: dict[torch.dtype, list[float]] = {dtype: [] for dtype in dtypes}
-    made = {dtype: torch.empty(4096, 64, dtype=product_dtype(dtype)) for dtype in dtypes}
-    enough = time.perf_counter() + PATIENCE
-    while not all(map(_settled, spent.values())) and time.perf_counter() < enough:
-        for dtype in dtypes:
-            items, queries = torch.ones(4096, 64, dtype=dtype), torch.ones(64, 64, dtype=dtype)
-            start = time.perf_counter()
-            _multiply(items, queries, made[dtype])
-            spent[dtype].append(time.perf_counter() - start)
-    return [min(times) for times in spent.values()]
-
-
-def _settled(times: list[float]) -> bool:
-    return len(times) >= 8 and sorted(times)[len(times) // 2] < 1.5 * min(times)
 
 
 def product_dtype(fast: torch.dtype) -> torch.dtype:

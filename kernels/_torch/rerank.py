@@ -16,20 +16,12 @@ __all__ = ["rerank_topk"]
 
 
 @inferring
-def rerank_topk(
-    queries: Tensor, items: Tensor, candidates: Tensor, k: int, *, out: TopK | None = None
-) -> TopK:
+def rerank_topk(queries: Tensor, items: Tensor, candidates: Tensor, k: int) -> TopK:
     """`kernels.rerank_topk` on checked arguments."""
     rows = torch.sort(candidates, dim=1).values  # [B, C]; ties by row, and a gather in order
     if _all_there(rows, items.shape[0]):
-        best = best_items(score_lists(queries, items, rows), rows, k)
-    else:
-        best = _best_of_some(queries, items, rows, k)
-    if out is None:
-        return best
-    out.scores.copy_(best.scores)
-    out.rows.copy_(best.rows)
-    return out
+        return best_items(score_lists(queries, items, rows), rows, k)
+    return _best_of_some(queries, items, rows, k)
 
 
 def _all_there(rows: Tensor, count: int) -> bool:

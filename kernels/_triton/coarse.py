@@ -16,7 +16,14 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from kernels._triton.device import INTERPRETS, Layout, capability_of, on_device, take_workspace
+from kernels._triton.device import (
+    INTERPRETS,
+    Layout,
+    capability_of,
+    on_device,
+    take_workspace,
+    unwritten,
+)
 from kernels._triton.launch import (
     MAX_REGISTERS,
     CoarseLaunch,
@@ -27,9 +34,9 @@ from kernels._triton.launch import (
 )
 from kernels._triton.maxima import dot_max, dot_max_long, span_peaks
 from kernels._triton.selection import finish, rescore, select_groups
-from kernels.topk import TopK
+from kernels.topk import TopK, no_hits
 
-__all__ = ["coarse_topk", "coarse_workspace", "error_factor"]
+__all__ = ["coarse_topk", "error_factor"]
 
 MANY_QUERIES = 128  # as many programs, one a query, fill a GPU with few warps each
 
@@ -74,19 +81,6 @@ def _layout(launch: CoarseLaunch, sizes: _Sizes) -> Layout:
     )
 
 
-def _launch_for(queries: Tensor, items: Tensor, k: int, masked: bool) -> CoarseLaunch:
-    batch, (count, d) = queries.shape[0], items.shape
-    return coarse_launch(capability_of(queries), batch, count, d, k, items.dtype, masked=masked)
-
-
-def coarse_workspace(queries: Tensor, items: Tensor, k: int, masked: bool) -> int:
-    """Bytes of `workspace` that `coarse_topk` needs for these shapes on this device."""
-    if not len(queries) or not len(items):
-        return 0
-    launch = _launch_for(queries, items, k, masked)
-    return _layout(launch, _sizes(launch, len(items), k, items.dtype)).nbytes
-
-
 def error_factor(d: int, dtype: torch.dtype) -> float:
     """GAMMA: |fast - exact score| <= GAMMA * sum|q| * max|x|; derived in docs/decisions/0003."""
     if dtype == torch.int8:
@@ -115,24 +109,18 @@ def coarse_topk(
     mask: Tensor | None,
     *,
     max_norm: float | None = None,
-    out: TopK | None = None,
-    workspace: Tensor | None = None,
     launch: CoarseLaunch | None = None,
 ) -> TopK:
     """The Triton version of `kernels.coarse.coarse_topk`; `launch` is for tests and tuning."""
-    batch, count = queries.shape[0], items.shape[0]
-    if out is None:
-        out = TopK(
-            torch.empty(batch, k, dtype=torch.float32, device=queries.device),
-            torch.empty(batch, k, dtype=torch.int64, device=queries.device),
-        )
+    batch, (count, d) = queries.shape[0], items.shape
     if batch == 0 or count == 0:
-        out.scores.fill_(-torch.inf)
-        out.rows.fill_(-1)
-        return out
-    launch = launch or _launch_for(queries, items, k, mask is not None)
+        return no_hits(batch, k, queries.device)
+    launch = launch or coarse_launch(
+        capability_of(queries), batch, count, d, k, items.dtype, masked=mask is not None
+    )
     sizes = _sizes(launch, count, k, items.dtype)
-    buffers = take_workspace(_layout(launch, sizes), workspace, queries.device)
+    out = unwritten(batch, k, queries.device)
+    buffers = take_workspace(_layout(launch, sizes), queries.device)
     with on_device(queries):
         for start in range(0, batch, launch.part):
             part = slice(start, start + launch.part)

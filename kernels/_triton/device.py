@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from kernels._triton.launch import INTERPRETED
-from kernels.errors import InvalidArgument
+from kernels.topk import TopK
 
-__all__ = ["Layout", "capability_of", "on_device", "take_workspace"]
+__all__ = ["Layout", "capability_of", "on_device", "take_workspace", "unwritten"]
 
 INTERPRETS = os.environ.get("TRITON_INTERPRET") == "1"  # fixed when the kernels are defined
 ALIGNMENT = 256  # bytes; what torch's own allocations have at least
@@ -63,36 +63,18 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def take_workspace(
-    layout: Layout, workspace: Tensor | None, device: torch.device
-) -> dict[str, Tensor]:
-    """The named buffers, each of one axis, cut from `workspace` or from one new allocation."""
-    needed = layout.nbytes
-    if workspace is None:
-        whole = torch.empty(needed, dtype=torch.uint8, device=device)
-    else:
-        _check_workspace(workspace, needed, device)
-        whole = workspace[:needed]
-    parts = whole.split(layout.sizes)  # few calls of torch: each costs about a microsecond
-    return {
+def unwritten(batch: int, k: int, device: torch.device) -> TopK:
+    """A result `[batch, k]` that a kernel is to write, every place of it."""
+    return TopK(
+        torch.empty(batch, k, dtype=torch.float32, device=device),
+        torch.empty(batch, k, dtype=torch.int64, device=device),
+    )
+
+
+def take_workspace(layout: Layout, device: torch.device) -> dict[str, Tensor]:
+    """The named buffers, each of one axis, cut from one allocation."""
+    parts = torch.empty(layout.nbytes, dtype=torch.uint8, device=device).split(layout.sizes)
+    return {  # few calls of torch: each costs about a microsecond
         name: part.view(dtype)
         for (name, dtype), part in zip(layout.dtypes.items(), parts, strict=True)
     }
-
-
-def _check_workspace(workspace: Tensor, needed: int, device: torch.device) -> None:
-    fits = (
-        workspace.dtype == torch.uint8
-        and workspace.ndim == 1
-        and workspace.is_contiguous()
-        and workspace.device == device
-        and workspace.numel() >= needed
-        and workspace.data_ptr() % 16 == 0
-    )
-    if not fits:
-        raise InvalidArgument(
-            "workspace",
-            expected=f"a contiguous uint8 tensor of at least {needed} bytes on {device}",
-            got=f"{workspace.dtype}{list(workspace.shape)} on {workspace.device}",
-            remedy="Allocate what kernels._triton.coarse_workspace or rerank_workspace say.",
-        )

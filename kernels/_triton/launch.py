@@ -1,7 +1,7 @@
 """How a search is cut into programs: a pure function of its shape. Nothing here changes a result.
 
-`coarse_launch` reads `launch_table.py`, which `python -m benchmarks.tune` writes; where no
-tuning has run, the defaults below hold. No Triton is imported here.
+`coarse_launch` reads `launch_table.py`, which `python -m benchmarks.tune` writes. A GPU that has no row there takes
+the H200's, made to fit. No Triton is imported here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 
 from kernels._triton.launch_table import TABLE
 
-__all__ = ["INTERPRETED", "MAX_K", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "chunk_dims", "coarse_launch",
+__all__ = ["INTERPRETED", "MAX_REGISTERS", "CoarseLaunch", "RerankLaunch", "chunk_dims", "coarse_launch",
            "power", "rerank_launch", "rows_at_a_time", "shape_class", "sort_warps"]  # fmt: skip
 
-MAX_K = 4096
 HELD_D = 256  # longer vectors leave no room to pipeline tiles of whole ones: `dot_max_long`
 MAX_REGISTERS = 240  # a thread; left to itself ptxas stops at 64 or 128 and spills a few instead
+TUNED = (9, 0)  # the GPU of which the table has every row
 INTERPRETED = (0, 0)  # the "capability" of the interpreter: no limits, small blocks
 FEW_PROGRAMS = 128  # would leave a GPU's multiprocessors idle
 MAXIMA_BYTES = 1 << 30  # group maxima held at a time; larger batches go in parts
@@ -74,37 +74,22 @@ def sort_warps(width: int) -> int:
 
 
 def shape_class(batch: int, d: int, dtype: torch.dtype) -> tuple[str, int, int]:
-    """The row of the launch table: batch class, padded dims, bytes per entry."""
+    """The row of the launch table: batch class, padded dims (longer vectors share one row), bytes per entry."""
     size = "small" if batch <= 16 else "middle" if batch <= 128 else "large"
-    return size, max(power(d), 32), dtype.itemsize
+    return size, min(max(power(d), 32), 2 * HELD_D), dtype.itemsize
 
 
-def _default_blocks(
+def _blocks(
     capability: tuple[int, int], size: str, pad: int, itemsize: int
 ) -> tuple[int, int, int, int, int]:
-    """(block_b, block_n, warps, stages, registers) that fit the registers and the shared memory.
-
-    Chosen on an H200. Many queries: three or four small programs on a multiprocessor, so that one
-    takes maxima while another multiplies; wider rows leave no room for that.
-    """
+    """(block_b, block_n, warps, stages, registers) that fit the registers and the shared memory."""
     if capability == INTERPRETED:
         return 16 if size == "small" else 32, 16, 4, 1, MAX_REGISTERS
-    block_b, block_n, warps, stages, registers = {
-        "small": (16, 128, 4, 4, MAX_REGISTERS),
-        "middle": (64, 128, 4, 4, MAX_REGISTERS),
-        "large": (128, 64, 4, 4, 168) if pad * itemsize <= 128 else (128, 64, 8, 3, 128),
-    }[size]
+    found = TABLE.get((capability, size, pad, itemsize))
+    if found is not None:
+        return found
+    block_b, block_n, warps, stages, _ = TABLE[(TUNED, size, pad, itemsize)]
     chunk = chunk_dims(pad, itemsize)
-    if chunk:  # queries are read again for every tile of items: large tiles
-        block_b, block_n, warps, stages, registers = {
-            "small": (16, 128, 4, 3, MAX_REGISTERS),
-            "middle": (64, 128, 4, 4, MAX_REGISTERS),
-            "large": (128, 128, 8, 4, MAX_REGISTERS),
-        }[size]
-    elif size == "large" and itemsize == 4:
-        block_b, warps, registers = 64, 4, 168 if pad <= 64 else MAX_REGISTERS
-    if capability != (9, 0):  # elsewhere the product holds more of them
-        registers = MAX_REGISTERS
     budget = SHARED_BYTES.get(capability, 99) * 1024 - 4096
 
     def needed() -> int:  # the queries, the pipeline of item tiles, the maxima on their way out
@@ -118,7 +103,7 @@ def _default_blocks(
         block_n //= 2
     while needed() > budget and block_b > 16:
         block_b = max(block_b // 2, 16)
-    return block_b, block_n, warps, stages, registers
+    return block_b, block_n, warps, stages, MAX_REGISTERS  # the product holds more of them here
 
 
 @lru_cache(maxsize=256)
@@ -134,10 +119,7 @@ def coarse_launch(
 ) -> CoarseLaunch:
     """The launch for `batch` queries over `count` items of `d` entries and k results."""
     size, pad, itemsize = shape_class(batch, d, dtype)
-    blocks = TABLE.get((capability, size, pad, itemsize))
-    block_b, block_n, warps, stages, registers = blocks or _default_blocks(
-        capability, size, pad, itemsize
-    )
+    block_b, block_n, warps, stages, registers = _blocks(capability, size, pad, itemsize)
     if count < 8 * k or count <= 4 * block_n:  # too few groups to leave any out
         block_n = 16 if capability == INTERPRETED else 128
         return CoarseLaunch(True, 1, block_n, 1, 4, 1, 1, batch)

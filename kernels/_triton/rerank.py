@@ -12,17 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels._triton.candidates import rerank_keys, rerank_sort
-from kernels._triton.device import Layout, capability_of, on_device, take_workspace
-from kernels._triton.launch import (
-    MAX_K,
-    RerankLaunch,
-    power,
-    rerank_launch,
-    sort_warps,
-)
-from kernels.topk import TopK
+from kernels._triton.device import capability_of, on_device, unwritten
+from kernels._triton.launch import RerankLaunch, power, rerank_launch, sort_warps
+from kernels.backends import TRITON_MAX_K
+from kernels.topk import TopK, no_hits
 
-__all__ = ["rerank_topk", "rerank_workspace"]
+__all__ = ["rerank_topk"]
 
 
 def _held(candidates: Tensor, k: int) -> int:
@@ -32,12 +27,7 @@ def _held(candidates: Tensor, k: int) -> int:
 
 def _width(candidates: Tensor, k: int) -> int:
     """Keys that are sorted at a time; at least two, or Triton 3.6 takes them for a number."""
-    return max(power(min(candidates.shape[1], MAX_K)), power(k), 2)
-
-
-def rerank_workspace(candidates: Tensor, k: int) -> int:
-    """Bytes of `workspace` that `rerank_topk` needs."""
-    return Layout.of(keys=(len(candidates) * _held(candidates, k), torch.int64)).nbytes
+    return max(power(min(candidates.shape[1], TRITON_MAX_K)), power(k), 2)
 
 
 def _without_repeats(candidates: Tensor) -> Tensor:
@@ -54,29 +44,20 @@ def rerank_topk(
     candidates: Tensor,
     k: int,
     *,
-    out: TopK | None = None,
-    workspace: Tensor | None = None,
     launch: RerankLaunch | None = None,
 ) -> TopK:
     """The Triton version of `kernels.rerank.rerank_topk`; `launch` is for tests and tuning."""
     batch, listed = candidates.shape
     count, d = items.shape
-    if out is None:
-        out = TopK(
-            torch.empty(batch, k, dtype=torch.float32, device=queries.device),
-            torch.empty(batch, k, dtype=torch.int64, device=queries.device),
-        )
     if batch == 0 or listed == 0:
-        out.scores.fill_(-torch.inf)
-        out.rows.fill_(-1)
-        return out
+        return no_hits(batch, k, queries.device)
     launch = launch or rerank_launch(capability_of(queries), batch, listed, d, items.dtype)
     width = _width(candidates, k)
     if listed > width:  # merged part by part: repeats must not crowd out others
         candidates = _without_repeats(candidates)
     held = _held(candidates, k)
-    layout = Layout.of(keys=(batch * held, torch.int64))
-    keys = take_workspace(layout, workspace, queries.device)["keys"]
+    keys = torch.empty(batch * held, dtype=torch.int64, device=queries.device)
+    out = unwritten(batch, k, queries.device)
     fp8 = items.dtype == torch.float8_e4m3fn
     if fp8:
         queries, items = queries.view(torch.uint8), items.view(torch.uint8)

@@ -147,7 +147,7 @@ def test_a_wrong_answer_removes_every_figure(
 
     monkeypatch.setattr(Retriever, "search", shifted)
     monkeypatch.setattr(gpu, "sections", only_search)
-    monkeypatch.setattr(gpu._triton, "why_not", lambda *_: [])
+    monkeypatch.setattr(gpu, "available_backends", lambda: {"triton": "ok"})
     assert searched()["search"] == []  # not of what was right either
     assert gpu.main(["--dry-run", "--out", str(tmp_path)]) == 1
     (path,) = tmp_path.glob("*.json")

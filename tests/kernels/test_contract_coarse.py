@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import TopK, coarse_topk
+from kernels import coarse_topk
 from kernels.coarse import coarse_topk_reference
 from tests.kernels.oracle import (
     BACKENDS,
@@ -23,7 +23,8 @@ from tests.kernels.oracle import (
     try_cases,
 )
 
-pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+SHIPPED = pytest.param("torch", id="torch as shipped", marks=pytest.mark.shipped)
+pytestmark = pytest.mark.parametrize("backend", [*BACKENDS, SHIPPED])
 
 
 def numbers(tensor: Tensor) -> np.ndarray:
@@ -156,32 +157,12 @@ def test_int8_beyond_float32s_integers_is_ordered_by_its_float32_score(backend: 
     assert_same(found, *ranked(check_scores, np.ones((3, 300), bool), 300))
 
 
-def test_out_is_written_and_returned(backend: str) -> None:
-    case = Case("float32", 3, 129, 16, 7, "floats", 0.3, "few", "plain", 0, 9)
-    queries, items, mask = case.tensors()
-    out = TopK(
-        torch.full((3, 7), torch.nan, device=DEVICE),
-        torch.full((3, 7), 99, dtype=torch.int64, device=DEVICE),
-    )
-    found = coarse_topk(queries, items, 7, mask=mask, backend=backend, out=out)
-    assert found.scores.data_ptr() == out.scores.data_ptr()
-    expected = coarse_topk_reference(queries, items, 7, mask=mask)
-    assert_same(out, expected.scores.cpu().numpy(), expected.rows.cpu().numpy())
-
-
 @pytest.mark.parametrize(("batch", "count"), [(0, 0), (0, 9), (3, 0)])
 def test_nothing_to_search(backend: str, batch: int, count: int) -> None:
     queries, items = torch.ones(batch, 8, device=DEVICE), torch.ones(count, 8, device=DEVICE)
-    out = TopK(
-        torch.full((batch, 4), torch.nan, device=DEVICE),
-        torch.full((batch, 4), 99, dtype=torch.int64, device=DEVICE),
-    )
-    for found in (
-        coarse_topk(queries, items, 4, backend=backend),
-        coarse_topk(queries, items, 4, backend=backend, out=out),
-    ):
-        assert found.rows.tolist() == [[-1] * 4] * batch
-        assert found.scores.tolist() == [[-torch.inf] * 4] * batch
+    found = coarse_topk(queries, items, 4, backend=backend)
+    assert found.rows.tolist() == [[-1] * 4] * batch
+    assert found.scores.tolist() == [[-torch.inf] * 4] * batch
 
 
 def test_vectors_that_ask_for_a_gradient_are_searched_without_one(backend: str) -> None:

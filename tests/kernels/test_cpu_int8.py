@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -64,57 +62,22 @@ def test_int8_products_that_are_wrong_or_missing_are_not_used(
     assert not int8_is_exact.__wrapped__()
 
 
-def timed_as(seconds: Callable[[torch.dtype], float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products take what `seconds` says, on a clock that nothing else moves."""
-    now = 0.0
-
-    def multiply(items: Tensor, *_: Tensor) -> None:
-        nonlocal now
-        now += seconds(items.dtype)
-
-    monkeypatch.setattr(product, "_multiply", multiply)
-    monkeypatch.setattr(product.time, "perf_counter", lambda: now)
-
-
-@pytest.mark.parametrize("quicker", [torch.float32, torch.bfloat16])
-def test_the_probe_can_choose_either(quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed_as(lambda dtype: 1e-4 if dtype == quicker else 2e-4, monkeypatch)
-    assert fast_dtype.__wrapped__() == quicker
-
-
-@pytest.mark.parametrize(("ratio", "multiplies"), [(0.5, True), (5.0, True), (50.0, False)])
-def test_int8_is_given_up_for_plain_loops_only(
-    ratio: float, multiplies: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has", [False, True])
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64", "arm64"])
+def test_what_is_fast_follows_the_instructions_that_there_are(
+    machine: str, has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which take a hundred times as long; on an x86 sums that are right are not of plain loops."""
+    """On an x86 oneDNN says that it does bfloat16 where it only emulates it."""
+    x86 = machine in ("x86_64", "AMD64")
+    monkeypatch.setattr(product.platform, "machine", lambda: machine)
     monkeypatch.setattr(product, "int8_is_exact", lambda: True)
-    timed_as(lambda dtype: 1e-4 * (ratio if dtype == torch.int8 else 1), monkeypatch)
-    monkeypatch.setattr(product.platform, "machine", lambda: "aarch64")
-    assert multiplies_int8.__wrapped__() == multiplies
-    monkeypatch.setattr(product.platform, "machine", lambda: "x86_64")
-    assert multiplies_int8.__wrapped__() == (multiplies or torch.backends.mkldnn.is_available())
-
-
-@pytest.mark.parametrize("quicker", [torch.int8, torch.bfloat16])
-@pytest.mark.parametrize("waits", [0, 8, 30])
-def test_the_probe_waits_until_other_processes_let_it(
-    waits: int, quicker: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Products that wait for a core say nothing, though the first of one dtype may all be such."""
-    calls = 0
-
-    def seconds(dtype: torch.dtype) -> float:
-        nonlocal calls
-        calls += 1
-        if calls <= 2 * waits and (dtype == quicker or calls % 5 == 0):
-            return 0.0005 * (1 + calls % 7)
-        return 1e-4 if dtype == quicker else 2e-4
-
-    timed_as(seconds, monkeypatch)
-    own, other = product._seconds(torch.int8, torch.bfloat16)
-    assert (own < other) == (quicker == torch.int8)
-    assert min(own, other) == pytest.approx(1e-4)
-    assert waits or calls == 16
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has and x86)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has or x86)
+    for built in (True, False):
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda built=built: built)
+        quick = torch.bfloat16 if built and has else torch.float32
+        assert fast_dtype.__wrapped__() == quick
+        assert multiplies_int8.__wrapped__() == (built and x86)
 
 
 @pytest.mark.skipif(not int8_is_exact(), reason="this CPU's int8 products are not exact")

@@ -57,13 +57,19 @@ def test_larger_batches_take_more_queries_a_program() -> None:
 
 def test_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse_launch.cache_clear()
-    monkeypatch.setitem(module.TABLE, ((9, 0), "large", 64, 2), (128, 32, 4, 3, 100))
-    chosen = coarse_launch((9, 0), 256, 1_000_000, 64, 10, torch.float16)
+    monkeypatch.setitem(module.TABLE, ((8, 0), "large", 64, 2), (128, 32, 4, 3, 100))
+    chosen = coarse_launch((8, 0), 256, 1_000_000, 64, 10, torch.float16)
     found = chosen.block_b, chosen.block_n, chosen.warps, chosen.stages, chosen.registers
     assert found == (128, 32, 4, 3, 100)
-    other = coarse_launch((8, 0), 256, 1_000_000, 64, 10, torch.float16)
-    assert (other.block_b, other.block_n) != (128, 32)
+    other = coarse_launch((8, 6), 256, 1_000_000, 64, 10, torch.float16)
+    assert (other.block_b, other.block_n) == (128, 64)
     coarse_launch.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_table_has_a_row_for_every_shape(dtype: torch.dtype) -> None:
+    for batch, d in itertools.product((1, 17, 129, 5000), (1, 32, 33, 100, 256, 257, 4096)):
+        assert (module.TUNED, *module.shape_class(batch, d, dtype)) in module.TABLE
 
 
 def test_bundles_are_fewer_where_k_is_large() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import kernels
 from kernels.coarse import coarse_topk_reference
 from kernels.rerank import rerank_topk_reference
 from kernels.topk import TopK
-from tests.kernels.mutants import Mutant
+from tests.kernels.mutants import Mutant, same
 
 REASON = kernels.available_backends()["triton"]
 pytestmark = [
@@ -58,17 +60,21 @@ MISTAKES = {
     "a sum in another order": ("scoring.py", "((c0 + c4) + (c2 + c6))", "((c0 + c2) + (c4 + c6))"),
     "the tail of d is read": ("scoring.py", "& (j < d)[None, :]", "& (j < d + 1)[None, :]"),
     "the threshold is that of fewer groups": ("selection.py", "need = k +", "need = k // 2 +"),
+    "places with no hit are not written": (
+        "scoring.py",
+        "tl.where(hit, row, -1), mask=i < k",
+        "row, mask=hit & (i < k)",
+    ),
     "groups of the wrong bundle": ("selection.py", "place = block * WIDTH", "place = (block ^ 1) * WIDTH"),
 }  # fmt: skip
 
 
-def searches(module: object) -> list[tuple[TopK, TopK]]:
+def searches(module: ModuleType) -> Iterator[tuple[TopK, TopK]]:
     """(found, expected) of a few searches that reach every kernel."""
     from kernels._triton.launch import CoarseLaunch
 
     generator = torch.Generator().manual_seed(0)
     launches = [CoarseLaunch(False, 16, 16, 2, 4, 1, bundle, 64) for bundle in (1, 4)]
-    pairs = []
     wide = torch.randint(-3, 4, (331, 21), generator=generator).float()
     wide[:, 20] = torch.nan  # what lies beyond d must not count
     wide[300:] *= 2  # the last span holds hits
@@ -76,28 +82,21 @@ def searches(module: object) -> list[tuple[TopK, TopK]]:
     floats[40:, :] = floats[:1, :]  # more equal items than a list holds
     small = torch.randint(-1, 2, (331, 20), generator=generator, dtype=torch.int8)
     mask = torch.rand(331, generator=generator) < 0.3
+    two = torch.arange(331) % 200 == 7  # fewer than k: the other places hold no hit
     long = torch.randn(331, 270, generator=generator)
     long[:, :256] *= 0.1  # the last chunk decides
     queries = wide[[3, 320], :20]
     for items, shown, asked, k in (
         (wide[:, :20], None, queries, 4),
         (wide[:, :20], mask, queries, 4),
-        (floats, None, floats[:2], 2),
-        (long, None, long[[3, 320]], 4),
+        (wide[:, :20], two, queries, 4),
         (small, None, small[:1], 9),  # int8 leaves no room for rounding: ties decide
+        (long, None, long[[3, 320]], 4),
+        (floats, None, floats[:2], 2),
     ):
         expected = coarse_topk_reference(asked, items, k, mask=shown)
         for launch in launches:
-            found = module.coarse_topk(asked, items, k, shown, launch=launch)
-            pairs.append((found, expected))
-    return pairs
-
-
-def same(pairs: list[tuple[TopK, TopK]]) -> bool:
-    return all(
-        torch.equal(found.rows, expected.rows) and torch.equal(found.scores, expected.scores)
-        for found, expected in pairs
-    )
+            yield module.coarse_topk(asked, items, k, shown, launch=launch), expected
 
 
 def test_the_kernels_themselves_pass() -> None:
@@ -118,6 +117,17 @@ def test_repeats_returned_twice_are_caught(tmp_path: Path) -> None:
     expected = rerank_topk_reference(items[:1], items, candidates, 4)
     found = mutant.rerank.rerank_topk(items[:1], items, candidates, 4)
     assert not torch.equal(found.rows, expected.rows)
+
+
+def test_places_that_a_rerank_does_not_write_are_caught(tmp_path: Path) -> None:
+    change = ("candidates.py", "& (i < k)\n", "& (i < 0)\n")
+    mutant = Mutant(tmp_path, "mutant_unwritten", [change])
+    items, candidates = torch.eye(8), torch.tensor([[1, 2, -1, -1]])
+    expected = rerank_topk_reference(items[:1], items, candidates, 4)
+    found = mutant.rerank.rerank_topk(items[:1], items, candidates, 4)
+    assert torch.equal(found.rows[:, :2], expected.rows[:, :2])
+    assert not bool((found.rows[:, 2:] == expected.rows[:, 2:]).any())
+    assert bool(found.scores[:, 2:].isnan().all())
 
 
 TF32 = (

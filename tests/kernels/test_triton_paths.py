@@ -15,7 +15,6 @@ from torch import Tensor
 
 import kernels
 from kernels.coarse import coarse_topk_reference
-from kernels.errors import InvalidArgument
 from kernels.rerank import rerank_topk_reference
 from kernels.topk import TopK
 from tests.kernels.oracle import DEVICE, DTYPES
@@ -176,53 +175,15 @@ def test_hits_that_overflow_are_scanned(monkeypatch: pytest.MonkeyPatch) -> None
     assert buffers["group_count"][0] <= sizes.cap
 
 
-def test_nothing_in_the_workspace_is_read_before_it_is_written() -> None:
+@pytest.mark.parametrize("byte", [0, 255])
+def test_nothing_in_the_workspace_is_read_before_it_is_written(
+    byte: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **kind: empty(*size, **kind).fill_(byte))
     queries, items = vectors(2, 16, "float16", 11), vectors(600, 16, "float16", 12)
     expected = coarse_topk_reference(queries, items, 4)
-    needed = coarse._layout(BUNDLES, coarse._sizes(BUNDLES, 600, 4, items.dtype)).nbytes
-    for poison in (0, 255):
-        space = torch.full((needed,), poison, dtype=torch.uint8, device=DEVICE)
-        found = coarse.coarse_topk(queries, items, 4, None, workspace=space, launch=BUNDLES)
-        assert_equal(found, expected)
-
-
-@pytest.mark.parametrize("op", ["coarse", "rerank"])
-def test_a_workspace_that_does_not_fit_is_refused(op: str) -> None:
-    queries, items = vectors(2, 16, "float16", 11), vectors(600, 16, "float16", 12)
-    candidates = torch.zeros(2, 5, dtype=torch.int64, device=DEVICE)
-    needed = {
-        "coarse": kernels._triton.coarse_workspace(queries, items, 4),
-        "rerank": kernels._triton.rerank_workspace(candidates, 4),
-    }[op]
-    assert needed > 0
-    for space in (
-        torch.empty(needed - 1, dtype=torch.uint8, device=DEVICE),
-        torch.empty(needed, dtype=torch.int8, device=DEVICE),
-    ):
-
-        def search(space: Tensor = space) -> TopK:
-            if op == "coarse":
-                return kernels.coarse_topk(queries, items, 4, backend="triton", workspace=space)
-            return kernels.rerank_topk(
-                queries, items, candidates, 4, backend="triton", workspace=space
-            )
-
-        with pytest.raises(InvalidArgument, match=f"workspace: expected .* {needed} bytes"):
-            search()
-
-
-def test_public_ops_take_the_workspace_they_ask_for() -> None:
-    queries, items = vectors(2, 16, "float16", 11), vectors(600, 16, "float16", 12)
-    space = torch.empty(
-        kernels._triton.coarse_workspace(queries, items, 4), dtype=torch.uint8, device=DEVICE
-    )
-    found = kernels.coarse_topk(queries, items, 4, backend="triton", workspace=space)
-    assert_equal(found, coarse_topk_reference(queries, items, 4))
-    space = torch.empty(
-        kernels._triton.rerank_workspace(found.rows, 4), dtype=torch.uint8, device=DEVICE
-    )
-    again = kernels.rerank_topk(queries, items, found.rows, 4, backend="triton", workspace=space)
-    assert_equal(again, found)
+    assert_equal(coarse.coarse_topk(queries, items, 4, None, launch=BUNDLES), expected)
 
 
 @pytest.mark.parametrize("rows", [4, 16, 64])
@@ -239,7 +200,7 @@ def test_rerank_in_tiles_of_any_size(dtype: str, rows: int) -> None:
 
 def test_candidates_past_one_sort_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     """C > the widest sort: parts are merged, and repeats in different parts are returned once."""
-    monkeypatch.setattr(rerank, "MAX_K", 32)
+    monkeypatch.setattr(rerank, "TRITON_MAX_K", 32)
     queries, items = vectors(2, 16, "float32", 16), vectors(60, 16, "float32", 17)
     candidates = torch.randint(-1, 60, (2, 150), generator=torch.Generator().manual_seed(18))
     candidates = candidates.to(DEVICE)

@@ -1,4 +1,4 @@
-"""`python -m kernels.audit`: compiles every kernel for five GPUs, with no GPU, and reads the code.
+"""`python -m benchmarks.kernel_audit`: compiles every kernel for five GPUs, with no GPU, and reads the code.
 
 The launchers run on tensors that have a shape and no memory, and what they would launch is
 recorded; so the audit compiles what a search launches, and a kernel that no case reaches is an
@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from kernels.checks import triton_max_coarse_d
+from kernels.backends import triton_max_d
 
 __all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "compile_all", "compile_launch",
            "discover", "launches", "launches_of", "main"]  # fmt: skip
@@ -258,7 +258,7 @@ def launches(
     found: dict[Launch, None] = {}
     for case, dtype in itertools.product(CASES, dtypes):
         lacking = dtype == torch.float8_e4m3fn and capability < (8, 9)
-        lacking |= case.op == "coarse" and case.d > triton_max_coarse_d(dtype)
+        lacking |= case.op == "coarse" and case.d > triton_max_d(dtype, coarse=True)
         if not lacking and (case.quick or not quick):
             found.update(dict.fromkeys(case_launches(case, capability, dtype)))
     return list(found)
@@ -434,7 +434,7 @@ def _table(reports: list[Report]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.audit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_audit", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true",
         help="only the main searches; `dot_max` in every dtype, the rest in float16",
@@ -450,3 +450,7 @@ def main(arguments: list[str] | None = None) -> int:
     faults = [report for report in reports if report.fault]
     print(f"{len(reports)} compiled, {len(faults)} at fault", file=sys.stderr)
     return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

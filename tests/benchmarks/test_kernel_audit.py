@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels._triton.audit import ARCHES, Report, _code, _inner_loop, _table, overwritten
+from benchmarks.kernel_audit import ARCHES, Report, _code, _inner_loop, _table, overwritten
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -79,7 +79,7 @@ def test_what_fails_the_audit() -> None:
 def test_every_kernel_is_launched_by_a_case_on_every_architecture() -> None:
     script = """
 import torch
-from kernels._triton import audit
+from benchmarks import kernel_audit as audit
 everything = set(audit.discover())
 assert len(everything) >= 6, everything
 for capability in audit.ARCHES.values():

@@ -84,8 +84,8 @@ def test_search_and_ids(timed: Timed, benchmark: Any, count: int, ids: str, segm
     found = timed(search_and_ids, op="search and ids", ids=ids, segments=segments, N=count,
                   B=len(queries), D=WIDTH, k=HITS)  # fmt: skip
     assert found.ids == [[given[row] for row in rows] for rows in found.rows.tolist()]
-    took = {name: statistics.median(each) for name, each in times.items()}
-    benchmark.extra_info["stages"] = took | {"share": took["ids"] / took["search"]}
+    took = {f"{name}_ms": statistics.median(each) for name, each in times.items()}
+    benchmark.extra_info.update(took, share=took["ids_ms"] / took["search_ms"])
 
 
 def in_segments(index: engine.Index, ids: Sequence[int | str], segments: int) -> engine.Index:

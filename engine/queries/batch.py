@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import torch
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # What `Retriever.search` accepts; its docstring says what each is.
-One: TypeAlias = "str | bytes | Path | Image | Query"
-Batch: TypeAlias = (
-    "One | Embeddings | Tensor | NDArray[Any] | Sequence[One | Tensor | NDArray[Any]] | Column"
-)
+One: TypeAlias = Union[str, bytes, Path, Query, "Image"]
+Several: TypeAlias = Sequence[One | Tensor | NDArray[Any]] | Column
+Batch: TypeAlias = One | Embeddings | Tensor | NDArray[Any] | Several
 
 EXPECTED = (
     "text (str), an image (PIL.Image, Path or encoded bytes), engine.Query, a list of these, "

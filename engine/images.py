@@ -20,13 +20,11 @@ import numpy as np
 
 from engine.errors import ImageError, MissingPackage
 from engine.image_headers import orientation, passes
-from engine.system.files import open_regular
+from engine.system.files import Member, open_regular
 from engine.system.forks import forkable_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from engine.dataset import Member
 
     ImageSource: TypeAlias = Image | Path | Member | bytes
 
@@ -141,7 +139,7 @@ def _upright(image: "Image", turned: int | None) -> "Image":
     return image if turn is None else image.transpose(turn)
 
 
-def _content(source: "Path | Member") -> bytes:
+def _content(source: Path | Member) -> bytes:
     if not isinstance(source, Path):
         _check_bytes(source, source.size)
         return source.read_bytes()
@@ -151,7 +149,7 @@ def _content(source: "Path | Member") -> bytes:
         return stream.read(size)
 
 
-def _check_bytes(source: "Path | Member", size: int) -> None:
+def _check_bytes(source: Path | Member, size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError(
             f"{source}: a file of at most {MAX_BYTES:,} bytes expected, got {size:,}. Scale it down first."

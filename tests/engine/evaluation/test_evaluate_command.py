@@ -194,7 +194,7 @@ def test_what_is_left_out_is_listed(tiny_dataset: Path, untrained: Path, tmp_pat
     facts = run(untrained, "--dataset", folder, "--skip")
     assert facts["pictures"] == 10
     assert len(facts["skipped"]) == 2
-    assert "found none" in facts["skipped"][0]
+    assert "got none" in facts["skipped"][0]
     assert examples[1].image.name in facts["skipped"][1]
     result = CliRunner().invoke(
         app, ["evaluate", str(untrained), "--dataset", str(folder), "--skip"]

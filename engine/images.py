@@ -14,31 +14,19 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from engine.errors import ImageError, MissingPackage
 from engine.image_headers import orientation, passes
-from engine.system.files import open_regular
+from engine.system.files import Member, open_regular
 from engine.system.forks import forkable_lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    ImageSource: TypeAlias = Image | Path | bytes | "Inside"
-
-
-class Inside(Protocol):
-    """A file inside another one, such as the member of a tar; `str` names both."""
-
-    @property
-    def size(self) -> int:
-        """Of it, in bytes."""
-
-    def read_bytes(self) -> bytes:
-        """All of it."""
-
+    ImageSource: TypeAlias = Image | Path | Member | bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -151,7 +139,7 @@ def _upright(image: "Image", turned: int | None) -> "Image":
     return image if turn is None else image.transpose(turn)
 
 
-def _content(source: Path | Inside) -> bytes:
+def _content(source: Path | Member) -> bytes:
     if not isinstance(source, Path):
         _check_bytes(source, source.size)
         return source.read_bytes()
@@ -161,7 +149,7 @@ def _content(source: Path | Inside) -> bytes:
         return stream.read(size)
 
 
-def _check_bytes(source: Path | Inside, size: int) -> None:
+def _check_bytes(source: Path | Member, size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError(
             f"{source}: a file of at most {MAX_BYTES:,} bytes expected, got {size:,}. Scale it down first."

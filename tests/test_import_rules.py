@@ -110,11 +110,6 @@ def _circle(graph: Mapping[str, set[str]]) -> str:
     return ""
 
 
-KERNELS = pytest.param(
-    "kernels", marks=pytest.mark.xfail(strict=True, reason="kernels.checks and kernels._triton")
-)
-
-
 @pytest.mark.parametrize("package", ["engine", "export", "kernels", "benchmarks", "examples"])
 def test_no_file_imports_one_that_imports_it(package: str) -> None:
     graph = _graph(ROOT, package)
@@ -122,7 +117,7 @@ def test_no_file_imports_one_that_imports_it(package: str) -> None:
     assert not _circle(graph)
 
 
-@pytest.mark.parametrize("package", ["engine", "export", KERNELS])
+@pytest.mark.parametrize("package", ["engine", "export", "kernels"])
 def test_no_room_imports_one_that_imports_it(package: str) -> None:
     assert not _circle(_rooms(_graph(ROOT, package)))
 

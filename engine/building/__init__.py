@@ -1,8 +1,10 @@
 """Building an index from pictures or vectors.
 
 build.py      one build from beginning to end
-sources.py    what a path stands for
-folders.py    pictures in folders; rows.py: tables; shards.py: WebDataset tars; vectors.py: vectors made elsewhere
+sources.py    what a path stands for: records, as `engine.reading` reads them, with ids and metadata
+blocks.py     records that stand together, with their vectors
+kinds.py      metadata, of one kind a column
+naming.py     ids that tell sources apart
 encoding.py   pictures decoded in parallel, encoded in order
 state.py      how far an unfinished build has come
 """

@@ -12,27 +12,26 @@ from typing import Any, get_args
 
 import torch
 
-from engine.building.encoding import encode_items, workers
+from engine.building.blocks import Block, IdKind, Skip, at_rows, chosen, normalized
+from engine.building.encoding import encode_records, workers
 from engine.building.gathered import Gathered
-from engine.building.items import IdKind, Item, Part, Skip, Survey
 from engine.building.kinds import Kinds, kinds_in
-from engine.building.naming import Named, Names
+from engine.building.naming import Named, Names, is_nameless
 from engine.building.report import Report
 from engine.building.sources import (
-    Broken,
+    Pictures,
     Source,
-    VectorSource,
+    Survey,
+    Vectors,
     check_dims,
     id_kind,
     open_sources,
     surveyed,
 )
 from engine.building.state import Reached, State
-from engine.building.vectors import VectorFile, normalized
 from engine.checks import check_count, check_flag, check_list, check_one_of, check_path
 from engine.coarse.reduction import SETTLED
 from engine.coarse.rounding import CoarseDtype
-from engine.dataset import mended
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder
 from engine.encoders.remembered import open_named, open_remembered
@@ -42,6 +41,7 @@ from engine.index.directory import check_place
 from engine.index.manifest import MANIFEST
 from engine.index.saving import locked
 from engine.progress import progress
+from engine.reading.records import Fault, Record, mended
 from engine.retriever import Retriever
 from engine.system.files import open_own
 
@@ -61,7 +61,7 @@ def build_index(
 ) -> Report:
     """Index what `paths` hold, as `sources.open_sources` reads them, into the directory `output`.
 
-    What `output` holds already stays as it is. The index is saved after every `segment` entries or a minute; a
+    What `output` holds already stays as it is. The index is saved after every `segment` records or a minute; a
     build that was interrupted, however, goes on from there when called again with the same paths, and ends
     with the index that an undisturbed one would have made. What cannot be read is listed in
     `OUTPUT.skipped.jsonl`; how far the build has come is in `OUTPUT.build.json` until it is complete.
@@ -72,7 +72,7 @@ def build_index(
         normalize: scale given vectors to unit length.
         coarse_dtype: of a new index; None = that of given coarse vectors, else float32.
         segment: where the index has to learn its reduction, or a scale for int8, the first one is of at least 4,096
-            entries. Given vectors are saved 8,192 at a time at least.
+            records. Given vectors are saved 8,192 at a time at least.
 
     Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
@@ -105,11 +105,11 @@ def index_folder(folder: Path, encoder: Encoder) -> Retriever:
     gathered, kinds = Gathered(), Kinds({}, {})
     with workers() as pool, progress(f"encoding {folder.name}", total) as advance:
         for source, _ in found:
-            for part in _parts(source, 0, 0, encoder, pool, lambda _, ids: [False] * len(ids)):
-                if part.skipped:
-                    raise DatasetError(f"{part.skipped[0].place}: {part.skipped[0].why}")
-                gathered.take(part, source, None, kinds)
-                advance(part.taken)
+            for block in _blocks(source, 0, 0, encoder, pool, lambda _, ids: [False] * len(ids)):
+                if block.skipped:
+                    raise DatasetError(f"{block.skipped[0].place}: {block.skipped[0].why}")
+                gathered.take(block, source, None, kinds)
+                advance(block.taken)
     metadata = gathered.metadata if any(gathered.metadata) else None
     retriever.add(embeddings=gathered.vectors(), ids=gathered.ids, metadata=metadata)
     return retriever
@@ -163,10 +163,10 @@ class _Build:
             progress(f"indexing into {self.output.name}", total, resumed) as advance,
         ):
             saved, due = time.monotonic(), self._due()
-            for part in self._all_parts(pool):
+            for block in self._all_blocks(pool):
                 source, _ = self.sources[self.gathered.at[0]]
-                self.gathered.take(part, source, self.ids_are, self.kinds)
-                advance(part.taken)
+                self.gathered.take(block, source, self.ids_are, self.kinds)
+                advance(block.taken)
                 late = self._settled() and time.monotonic() - saved > SAVE_SECONDS
                 if self.gathered.taken >= due or late:
                     self._save()
@@ -174,25 +174,25 @@ class _Build:
             self._save()
         return self._report(resumed)
 
-    def _all_parts(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
+    def _all_blocks(self, pool: ThreadPoolExecutor) -> Iterator[Block]:
         """Of all sources; `gathered.at` says where each ends."""
         first = self.reached.source
         rows = sum(survey.count for _, survey in self.sources[:first])
         for number in range(first, len(self.sources)):
             source, survey = self.sources[number]
             offset = self.reached.offset if number == first else 0
-            parts = _parts(
+            blocks = _blocks(
                 source, offset, rows, self.encoder, pool, self._held, self.at_most, self.ids_are
             )
-            for part in parts:
-                offset += part.taken
+            for block in blocks:
+                offset += block.taken
                 self.gathered.at = (number, offset)
-                yield replace(part, vectors=self._scaled(source, part.vectors))
+                yield replace(block, vectors=self._scaled(source, block.vectors))
             self.gathered.at = (number + 1, 0)
             rows += survey.count
 
     def _scaled(self, source: Source, vectors: Embeddings | None) -> Embeddings | None:
-        given = isinstance(source, VectorSource) and self.normalize
+        given = isinstance(source, Vectors) and self.normalize
         return normalized(vectors) if vectors is not None and given else vectors
 
     def _save(self) -> None:
@@ -251,8 +251,7 @@ class _Build:
         index = None if self.retriever is None else self.retriever.index
         named = self.names.settle(gathered, vectors, index, self.base)
         if len(named.keep) < len(gathered.ids):
-            coarse = None if vectors.coarse is None else vectors.coarse[named.keep]
-            vectors = Embeddings(coarse, vectors.fine[named.keep])
+            vectors = at_rows(vectors, named.keep)
         return named, vectors, [gathered.metadata[number] for number in named.keep]
 
     def _list(self, skipped: list[Skip]) -> None:
@@ -272,10 +271,12 @@ class _Build:
         reached = self.reached
         if not reached.indexed and not reached.held:
             self.state.finish()
-            raise DatasetError(
-                f"{self.output}: nothing could be indexed; left out: {reached.skipped:,}, see {self.listing}. "
-                f"The first: {self.first_why or 'none'}"
+            fault = Fault(
+                "sources of which something can be indexed",
+                f"none; left out: {reached.skipped:,}, see {self.listing}",
+                f"The first: {self.first_why or 'none'}",
             )
+            raise DatasetError(f"{self.output}: {fault}")
         self.state.finish()
         if not reached.skipped:
             self.listing.unlink(missing_ok=True)
@@ -291,7 +292,7 @@ class _Build:
         )
 
     def _done(self) -> int:
-        """Entries that are done already."""
+        """How many records are done already."""
         before = self.sources[: self.reached.source]
         return sum(survey.count for _, survey in before) + self.reached.offset
 
@@ -306,7 +307,7 @@ class _Build:
         return index.row_count > 0 or index.header.quantization is None
 
     def _due(self) -> int:
-        """How many entries the next segment is of."""
+        """How many records the next segment is of."""
         return self.segment if self._settled() else max(self.segment, SETTLED)
 
     def _reopened(self) -> Retriever:
@@ -331,7 +332,7 @@ class _Build:
     def _refuse_nameless(self) -> None:
         """Rows without names cannot be told from those that the index holds."""
         for source, _ in self.sources:
-            if isinstance(source, VectorFile):
+            if is_nameless(source):
                 raise InvalidArgument(
                     "sources",
                     expected="vectors with ids, to add them to an index that holds items",
@@ -340,7 +341,7 @@ class _Build:
                 )
 
 
-def _parts(
+def _blocks(
     source: Source,
     start: int,
     first: int,
@@ -349,46 +350,37 @@ def _parts(
     held: Callable[[Source, Sequence[Id]], list[bool]],
     at_most: int = CHUNK,
     ids_are: IdKind = "str",
-) -> Iterator[Part]:
+) -> Iterator[Block]:
     mine = partial(held, source)
-    if not isinstance(source, VectorSource):
-        items = (_storable(item, ids_are) for item in source.items(start))
-        return encode_items(items, encoder, pool, mine, at_most)
-    return (_without_held(part, mine) for part in source.parts(start, first))
+    if isinstance(source, Pictures):
+        records = (_storable(record, ids_are) for record in source.records(start))
+        return encode_records(records, encoder, pool, mine, at_most)
+    return (_without_held(block, mine) for block in source.blocks(start, first))
 
 
-def _storable(item: Item, ids_are: IdKind) -> Item:
-    """`item` with an id of this kind, or what says that nothing can store its own."""
-    id: Any = item.id  # a table's may be anything
+def _storable(record: Record, ids_are: IdKind) -> Record:
+    """`record` with an id of this kind, or what says that nothing can store its own."""
+    id = record.name  # a table's may be anything
     if ids_are == "int":
         if type(id) is int and -(1 << 63) <= id < 1 << 63:
-            return item
-        got = id if type(id) is int else "none"  # named by its row, then
-        fault = item.fault or f"an integer of 64 bits as id expected, got {got}. Change it"
-        return replace(item, id=str(id), picture=None, fault=fault)
+            return record
+        got = str(id) if type(id) is int else "none"  # named by its row, then
+        fault = record.fault or Fault("an integer of 64 bits as id", got, "Change it.")
+        return replace(record, name=str(id), picture=None, fault=fault)
     name = str(id)
     if mended(name) == name:
-        return replace(item, id=name)
-    fault = item.fault or "a name in UTF-8 expected, got other bytes. Rename it"
+        return replace(record, name=name)
+    fault = record.fault or Fault("a name in UTF-8", "other bytes", "Rename it.")
     name = name.encode("utf-8", "backslashreplace").decode()
-    return replace(item, id=name, picture=None, fault=fault)
+    return replace(record, name=name, picture=None, fault=fault)
 
 
-def _without_held(part: Part, held: Callable[[Sequence[Id]], list[bool]]) -> Part:
-    known = held(part.ids)
+def _without_held(block: Block, held: Callable[[Sequence[Id]], list[bool]]) -> Block:
+    known = held(block.ids)
     if not any(known):
-        return part
-    assert part.vectors is not None
-    keep = [row for row, there in enumerate(known) if not there]
-    coarse = part.vectors.coarse
-    return replace(
-        part,
-        ids=[part.ids[row] for row in keep],
-        vectors=Embeddings(None if coarse is None else coarse[keep], part.vectors.fine[keep]),
-        metadata=[part.metadata[row] for row in keep],
-        places=[part.places[row] for row in keep],
-        held=sum(known),
-    )
+        return block
+    fresh = chosen(block, [row for row, there in enumerate(known) if not there])
+    return replace(fresh, held=sum(known))
 
 
 def _check_coarse_dtype(wanted: CoarseDtype | None, known: Index | None) -> None:
@@ -414,7 +406,7 @@ def _encoder(
     if checkpoint is None:
         if known is not None and expected is not None:
             return open_remembered(expected, known.path)
-        if not all(isinstance(source, VectorSource | Broken) for source in sources):
+        if any(isinstance(source, Pictures) for source in sources):
             checkpoint = default
             if checkpoint is None:
                 raise InvalidArgument(

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine import images
-from engine.building.items import Item, Part, Skip
-from engine.dataset import Member
+from engine.building.blocks import Block, Skip
 from engine.embeddings import Embeddings
 from engine.encoders import CHUNK, Encoder
 from engine.errors import ImageError
 from engine.index import Id
+from engine.reading.records import Record
+from engine.system.files import Member
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,39 +31,40 @@ BATCH_BYTES = 1 << 26
 
 
 @dataclass
-class _Entry:
-    """An item on its way: `image` is opened, then decoded; `why` says why not. `held`: the index has it."""
+class _Coming:
+    """A record on its way: `image` is opened, then decoded; `why` says why not. `held`: the index has it."""
 
-    item: Item
+    record: Record
     image: "Image | None" = None
     why: str = ""
     held: bool = False
 
 
-def encode_items(
-    items: Iterator[Item],
+def encode_records(
+    records: Iterator[Record],
     encoder: Encoder | None,
     pool: ThreadPoolExecutor,
     held: Callable[[Sequence[Id]], list[bool]],
     at_most: int = CHUNK,
-) -> Iterator[Part]:
-    """A part for each batch of items, `at_most` so many. Which items make a batch depends on them alone, so that
-    an interrupted build encodes the same batches when it goes on."""
-    part, fine, coarse = Part(), [], []
-    for entries, ends in _ahead(_decoding(batches(items, at_most), pool, held)):
+) -> Iterator[Block]:
+    """A block for each batch of records, `at_most` so many. Which records make a batch depends on them alone, so
+    that an interrupted build encodes the same batches when it goes on."""
+    block, fine, coarse = Block(), [], []
+    for group, ends in _ahead(_decoding(batches(records, at_most), pool, held)):
         pictures = []
-        for entry, decoded in entries:
+        for coming, decoded in group:
             image = decoded.result() if decoded is not None else None
-            part.taken += 1
-            if entry.held:
-                part.held += 1
+            block.taken += 1
+            record = coming.record
+            if coming.held:
+                block.held += 1
             elif image is None:
-                part.skipped.append(Skip(entry.item.id, entry.item.place, entry.why))
+                block.skipped.append(Skip(record.name, record.place, coming.why))
             else:
                 pictures.append(image)
-                part.ids.append(entry.item.id)
-                part.places.append(entry.item.place)
-                part.metadata.append(entry.item.metadata)
+                block.ids.append(record.name)
+                block.places.append(record.place)
+                block.metadata.append(dict(record.values))
         if pictures:
             assert encoder is not None  # `build_index` sees to it
             vectors = encoder.encode_images(pictures)
@@ -71,9 +73,9 @@ def encode_items(
                 coarse.append(vectors.coarse)
         if ends:
             if fine:
-                part.vectors = Embeddings(torch.cat(coarse) if coarse else None, torch.cat(fine))
-            yield part
-            part, fine, coarse = Part(), [], []
+                block.vectors = Embeddings(torch.cat(coarse) if coarse else None, torch.cat(fine))
+            yield block
+            block, fine, coarse = Block(), [], []
 
 
 def workers() -> ThreadPoolExecutor:
@@ -81,42 +83,41 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="decode")
 
 
-def batches(items: Iterator[Item], at_most: int) -> Iterator[list[Item]]:
-    """At most so many items and, unless it is a single one, `BATCH_BYTES` of encoded pictures."""
-    batch: list[Item] = []
+def batches(records: Iterator[Record], at_most: int) -> Iterator[list[Record]]:
+    """At most so many records and, unless it is a single one, `BATCH_BYTES` of encoded pictures."""
+    batch: list[Record] = []
     total = 0
-    for item in items:
-        size = _size(item)
+    for record in records:
+        size = _size(record)
         if batch and (len(batch) == at_most or total + size > BATCH_BYTES):
             yield batch
             batch, total = [], 0
-        batch.append(item)
+        batch.append(record)
         total += size
     if batch:
         yield batch
 
 
-_Decoding = tuple[list[tuple[_Entry, "Future[Image | None] | None"]], bool]
+_Decoding = tuple[list[tuple[_Coming, "Future[Image | None] | None"]], bool]
 
 
 def _decoding(
-    batches: Iterator[list[Item]],
+    batches: Iterator[list[Record]],
     pool: ThreadPoolExecutor,
     held: Callable[[Sequence[Id]], list[bool]],
 ) -> Iterator[_Decoding]:
-    """Groups of entries whose decoding has begun, and whether the group is the last of its batch."""
+    """Groups of records whose decoding has begun, and whether the group is the last of its batch."""
     for batch in batches:
-        known = held([item.id for item in batch])
-        entries = [
-            _Entry(item, why=item.fault, held=there)
-            for item, there in zip(batch, known, strict=True)
+        known = held([record.name for record in batch])
+        coming = [
+            _Coming(record, why="" if record.fault is None else str(record.fault), held=there)
+            for record, there in zip(batch, known, strict=True)
         ]
-        list(pool.map(_open, entries))
-        groups = list(_groups(entries))
+        list(pool.map(_open, coming))
+        groups = list(_groups(coming))
         for number, group in enumerate(groups, start=1):
             decoding = [
-                (entry, None if entry.image is None else pool.submit(_decode, entry))
-                for entry in group
+                (each, None if each.image is None else pool.submit(_decode, each)) for each in group
             ]
             yield decoding, number == len(groups)
 
@@ -131,43 +132,43 @@ def _ahead(groups: Iterator[_Decoding]) -> Iterator[_Decoding]:
     yield from waiting
 
 
-def _groups(entries: list[_Entry]) -> Iterator[list[_Entry]]:
-    """Entries in order, in groups of at most `MAX_PIXELS` together."""
-    group: list[_Entry] = []
+def _groups(records: list[_Coming]) -> Iterator[list[_Coming]]:
+    """Records in order, in groups of at most `MAX_PIXELS` together."""
+    group: list[_Coming] = []
     total = 0
-    for entry in entries:
-        pixels = 0 if entry.image is None else entry.image.width * entry.image.height
+    for each in records:
+        pixels = 0 if each.image is None else each.image.width * each.image.height
         if group and total + pixels > images.MAX_PIXELS:
             yield group
             group, total = [], 0
-        group.append(entry)
+        group.append(each)
         total += pixels
     yield group
 
 
-def _open(entry: _Entry) -> None:
-    if entry.held or entry.why:
+def _open(coming: _Coming) -> None:
+    if coming.held or coming.why:
         return
-    assert entry.item.picture is not None  # or there would be a fault
+    assert coming.record.picture is not None  # or there would be a fault
     try:
-        entry.image = images.open_image(entry.item.picture)
+        coming.image = images.open_image(coming.record.picture)
     except ImageError as error:
-        entry.why = str(error)
+        coming.why = str(error)
 
 
-def _decode(entry: _Entry) -> "Image | None":
-    picture: Any = entry.item.picture
-    opened, entry.image = entry.image, None  # what is decoded replaces what was read
+def _decode(coming: _Coming) -> "Image | None":
+    picture: Any = coming.record.picture
+    opened, coming.image = coming.image, None  # what is decoded replaces what was read
     assert opened is not None
     try:
         return images.decode_image(opened, picture)
     except ImageError as error:
-        entry.why = str(error)
+        coming.why = str(error)
         return None
 
 
-def _size(item: Item) -> int:
-    picture = item.picture
+def _size(record: Record) -> int:
+    picture = record.picture
     if isinstance(picture, bytes):
         return len(picture)
     if isinstance(picture, Member):

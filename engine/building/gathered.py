@@ -1,10 +1,10 @@
-"""`Gathered`: the parts of one segment, encoded and not added yet."""
+"""`Gathered`: the blocks of one segment, encoded and not added yet."""
 
 from typing import Any
 
 import torch
 
-from engine.building.items import IdKind, Part, Skip
+from engine.building.blocks import Block, IdKind, Skip
 from engine.building.kinds import Kinds
 from engine.building.sources import Source
 from engine.embeddings import Embeddings
@@ -12,9 +12,9 @@ from engine.index import Id
 
 
 class Gathered:
-    """`at`: the source and the offset in it where the parts end.
+    """`at`: the source and the offset in it where the blocks end.
 
-    ids, sources, places: of each entry, what its source calls it, the source, and where in it the entry is.
+    ids, sources, places: of each record, what its source calls it, the source, and where in it the record is.
     """
 
     def __init__(self) -> None:
@@ -27,21 +27,21 @@ class Gathered:
         self.skipped: list[Skip] = []
         self._vectors: list[Embeddings] = []
 
-    def take(self, part: Part, source: Source, ids_are: IdKind | None, kinds: Kinds) -> None:
-        """Count `part` of `source` in, its ids made of one kind, its metadata of one kind per column."""
-        self.taken += part.taken
-        self.held += part.held
-        self.ids += [str(id) for id in part.ids] if ids_are == "str" else part.ids
-        self.sources += [source] * len(part.ids)
-        self.places += part.places
-        self.metadata += [kinds.settle(values) for values in part.metadata]
-        self.skipped += part.skipped
-        if part.vectors is not None and part.ids:
-            self._vectors.append(part.vectors)
+    def take(self, block: Block, source: Source, ids_are: IdKind | None, kinds: Kinds) -> None:
+        """Count `block` of `source` in, its ids made of one kind, its metadata of one kind per column."""
+        self.taken += block.taken
+        self.held += block.held
+        self.ids += [str(id) for id in block.ids] if ids_are == "str" else block.ids
+        self.sources += [source] * len(block.ids)
+        self.places += block.places
+        self.metadata += [kinds.settle(values) for values in block.metadata]
+        self.skipped += block.skipped
+        if block.vectors is not None and block.ids:
+            self._vectors.append(block.vectors)
 
     def vectors(self) -> Embeddings:
-        """All of them; coarse ones where every part has them."""
-        coarse = [part.coarse for part in self._vectors if part.coarse is not None]
+        """All of them; coarse ones where every block has them."""
+        coarse = [block.coarse for block in self._vectors if block.coarse is not None]
         whole = len(coarse) == len(self._vectors)
-        fine = torch.cat([part.fine.float() for part in self._vectors])
+        fine = torch.cat([block.fine.float() for block in self._vectors])
         return Embeddings(torch.cat(coarse) if whole else None, fine)

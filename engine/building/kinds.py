@@ -1,13 +1,18 @@
-"""`Kinds`: one kind of value per metadata column, as an index wants it, out of sources that do not care."""
+"""Metadata of records, and `Kinds`: one kind of value per column, as an index wants it."""
 
+import datetime
+import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-from engine.building.items import Metadata
 from engine.errors import MissingPackage
 from engine.index import Index
 from engine.index.columns import common_schema
+from engine.reading.arrow_rows import MAX_TEXT
+from engine.reading.records import mended
+
+Metadata: TypeAlias = dict[str, Any]
 
 MAX_COLUMNS = 1000  # a table where every row has columns of its own is no table
 MAX_NAME = 1000  # characters
@@ -21,6 +26,30 @@ OF_ARROW = {
     "list<element: string>": "list",
     "list<element: null>": "list",
 }
+
+
+def metadata(values: Mapping[str, Any], captions: list[str]) -> Metadata:
+    """What metadata can hold of a record: text, numbers, truth, dates as text, lists of text. No other.
+
+    The captions come last, as the column "captions"; none, no column.
+    """
+    plain = {mended(name): _plain(value) for name, value in values.items()}
+    kept = {name: value for name, value in plain.items() if value is not None}
+    return kept | ({"captions": captions} if captions else {})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return mended(value[:MAX_TEXT])
+    if isinstance(value, int):  # or a bool
+        return value if -(1 << 63) <= value < 1 << 63 else None
+    if isinstance(value, (datetime.date, datetime.datetime)):
+        return value.isoformat()
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        return [mended(text[:MAX_TEXT]) for text in value]
+    return None
 
 
 class Kinds:

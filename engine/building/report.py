@@ -12,10 +12,10 @@ class Report:
     """What a build did.
 
     index: as it is on disk now.
-    indexed, held, skipped: entries that were added, that the index held before, and that were left out.
+    indexed, held, skipped: records that were added, that the index held before, and that were left out.
     listed: the file that says of each one left out where it is and why; None where there is none.
     lost: metadata values that did not fit their column, by column.
-    resumed: entries that an interrupted build had done before.
+    resumed: records that an interrupted build had done before.
     """
 
     index: Index
@@ -30,11 +30,11 @@ class Report:
         """What is worth saying beside the number of items indexed, a line each."""
         lines = []
         if self.resumed:
-            lines.append(f"went on after {self.resumed:,} entries of an interrupted run")
+            lines.append(f"went on after {self.resumed:,} records of an interrupted run")
         if self.held:
-            lines.append(f"{self.held:,} entries were in the index before")
+            lines.append(f"{self.held:,} records were in the index before")
         if self.skipped:
-            lines.append(f"{self.skipped:,} entries left out, see {self.listed}")
+            lines.append(f"{self.skipped:,} records left out, see {self.listed}")
         lines += [
             f"{count:,} values of the metadata column {name!r} left out: of another kind than the first"
             if name != BEYOND

@@ -20,8 +20,8 @@ class Reached:
     """Where a build stands.
 
     items: what the index holds then.
-    source, offset: the number of the source, and how many of its entries are done.
-    indexed, held, skipped: how many entries were added, were there before, were left out.
+    source, offset: the number of the source, and how many of its records are done.
+    indexed, held, skipped: how many records were added, were there before, were left out.
     listed: bytes of the list of what was left out.
     kinds: of metadata columns, see `kinds.Kinds`; lost: how many of their values did not fit.
     """
@@ -58,11 +58,11 @@ class State:
             stored = json.loads(file.read_bytes())
             if (stored["version"], stored["sources"]) != (VERSION, sources):
                 return None
-            reached = [Reached(**entry) for entry in stored["reached"]]
+            reached = [Reached(**then) for then in stored["reached"]]
             state = cls(file, sources, int(stored["base"]), reached)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        fitting = [entry for entry in reached if entry.items == items]
+        fitting = [then for then in reached if then.items == items]
         return replace(state, reached=fitting[-1:]) if fitting else None
 
     def publish(self, then: Reached) -> None:
@@ -72,7 +72,7 @@ class State:
             "version": VERSION,
             "sources": self.sources,
             "base": self.base,
-            "reached": [asdict(entry) for entry in self.reached],
+            "reached": [asdict(then) for then in self.reached],
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_name(f"{self.file.name}.draft")

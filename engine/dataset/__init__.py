@@ -1,13 +1,14 @@
-"""Pictures with captions, read from what people have: one list of `Example` whatever the source.
+"""Pictures with captions, as `evaluate` and `train` take them: one list of `Example` whatever the source.
 
 | source | what it is |
 |---|---|
-| a folder | its `captions.jsonl`, `captions.csv`, `captions.tsv` or `captions.parquet`; else its `*.tar` |
-| `.jsonl`, `.csv`, `.tsv`, `.parquet` | a captions file, one row a picture or a caption: see `tables` |
-| `.tar` | one WebDataset shard: see `tars` |
-| `.json` | `dataset_flickr30k.json`, `dataset_coco.json`: see `karpathy` |
+| a folder | its `captions.jsonl`, `.csv`, `.tsv`, `.parquet` or `.json`; else its `*.tar` |
+| `.jsonl`, `.csv`, `.tsv`, `.parquet` | a captions file, a row a picture or a caption |
+| `.tar` | one WebDataset shard |
+| `.json` | `dataset_flickr30k.json`, `dataset_coco.json` |
 
-A row of a captions file; in JSON lines and Parquet "captions" may be a list, and "splits" a mapping:
+`engine.reading` reads them. A row of a captions file; in JSON lines and Parquet "captions" may be a list, and
+"splits" a mapping:
 
     {"image": "noto/1f600.webp", "captions": ["grinning face", …], "concept": "1f600",
      "splits": {"style": "test", "concept": "train"}, …}
@@ -17,26 +18,22 @@ pictures of one concept answer each other's captions; by default every picture i
 part it plays in each named split, `split` its part in the one split that has no name.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from engine.dataset.examples import Example, Member, Picture, Record, Skipped, gather, mended
-from engine.dataset.karpathy import karpathy
-from engine.dataset.tables import comma_separated, json_lines, parquet
-from engine.dataset.tars import tars
+from engine.dataset.examples import COLUMNS, Example, Picture, Skipped, gather
 from engine.errors import DatasetError
+from engine.reading.karpathy import Karpathy
+from engine.reading.parquet import Parquet
+from engine.reading.records import Fault, Record
+from engine.reading.sources import TABLES, Source, captions_file
+from engine.reading.tars import Tar
+from engine.system.files import Member
 
-__all__ = ["CAPTIONS", "Example", "Member", "Picture", "Skipped", "mended", "read_dataset"]
+__all__ = ["CAPTIONS", "Example", "Member", "Picture", "Skipped", "read_dataset"]
 
 CAPTIONS = "captions.jsonl"
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".jsonl": json_lines,
-    ".csv": comma_separated,
-    ".tsv": comma_separated,
-    ".parquet": parquet,
-    ".json": karpathy,
-    ".tar": lambda shard: tars([shard]),
-}
+_FORMATS = (*TABLES, ".json", ".tar")
 
 
 def read_dataset(
@@ -57,37 +54,47 @@ def read_dataset(
             COCO's "restval" counts as "train".
         images: the folder of the pictures; default: where the captions file is.
         check_images: whether the pictures must be there; not needed by those who have their vectors.
-        skipped: what has no picture or an empty caption is left out and noted here, a line each. None = an error.
+        skipped: what has a fault, no picture or an empty caption is left out and noted here, a line each.
+            None = an error.
 
     Raises DatasetError naming file and line where something is missing or of another form.
     """
     source = Path(source)
-    folder = Path(images) if images is not None else source if source.is_dir() else source.parent
-    examples = gather(_records(source), folder, split, part, check_images, skipped)
+    folder = None if images is None else Path(images)
+    examples = gather(_records(source, folder), split, part, check_images, skipped)
     if not examples:
         of_split = "" if split is None else f" in split {split!r}"
         asked = "pictures" + ("" if part is None else f" of part {part!r}{of_split}")
-        left_out = f" that can be used; {len(skipped)} were left out" if skipped else ""
-        raise DatasetError(f"{source}: {asked} expected, found none{left_out}.")
+        got = f"none that can be used; {len(skipped)} were left out" if skipped else "none"
+        remedy = "Name another source." if part is None else "Name another part, split or source."
+        raise DatasetError(f"{source}: {Fault(asked, got, remedy)}")
     return examples
 
 
-def _records(source: Path) -> Iterable[Record]:
+def _records(source: Path, folder: Path | None) -> Iterator[Record]:
+    files = [source]
     if source.is_dir():
-        files = [source / f"captions{suffix}" for suffix in _READERS if suffix != ".tar"]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
-            shards = sorted(source.glob("*.tar"))
-            if shards:
-                return tars(shards)
-            raise DatasetError(
-                f"{source}: a captions file expected (captions.jsonl, .csv, .tsv, .parquet, or *.tar), found none."
-            )
-        return _READERS[file.suffix](file)
-    if source.suffix not in _READERS:
-        raise DatasetError(
-            f"{source}: a folder or a file of kind {', '.join(_READERS)} expected, got {source.suffix or 'none'!r}."
-        )
-    if not source.is_file():
-        raise DatasetError(f"{source}: a captions file expected, found none.")
-    return _READERS[source.suffix](source)
+        file = captions_file(source, tuple(suffix for suffix in _FORMATS if suffix != ".tar"))
+        files = sorted(source.glob("*.tar")) if file is None else [file]
+    if not files:
+        expected = f"a captions file (captions{', '.join(TABLES)}) or *.tar in the folder"
+        raise DatasetError(f"{source}: {Fault(expected, 'none', 'Name the captions file.')}")
+    for file in files:
+        yield from _opened(file, folder).records()
+
+
+def _opened(file: Path, folder: Path | None) -> Source:
+    suffix = file.suffix.lower()
+    if suffix not in _FORMATS:
+        expected = f"a folder or a file of kind {', '.join(_FORMATS)}"
+        fault = Fault(expected, repr(suffix or "none"), "Name a source of these kinds.")
+        raise DatasetError(f"{file}: {fault}")
+    if not file.exists():
+        raise DatasetError(f"{file}: {Fault('a captions file', 'nothing', 'Mend the path.')}")
+    if suffix == ".tar":
+        return Tar(file)
+    if suffix == ".json":
+        return Karpathy(file, folder)
+    if suffix == ".parquet":
+        return Parquet(file, folder, wanted=COLUMNS)
+    return TABLES[suffix](file, folder)

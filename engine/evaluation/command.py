@@ -14,6 +14,7 @@ from engine.evaluation.pool import Pool, asking_rows, encode_pool
 from engine.evaluation.report import Report
 from engine.evaluation.run import check_request, evaluate
 from engine.evaluation.vector_files import holds_vectors, read_vectors, write_vectors
+from engine.reading.records import Fault
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,8 @@ class Request:
                 )
             sha256, pool = self._encoded_pool(skipped)
         if not pool.asking.any():
-            raise DatasetError(
-                f"{self.dataset}: pictures of part {self.part!r} expected, found none."
-            )
+            fault = Fault(f"pictures of part {self.part!r}", "none", "Name another part.")
+            raise DatasetError(f"{self.dataset}: {fault}")
         if self.save_vectors is not None:
             write_vectors(pool, self.save_vectors)
         if self.captions == "first":

@@ -118,7 +118,9 @@ def encode_pool(
                 parts.append(encoder.encode_images(images))
             advance(min(CHUNK, len(examples) - start))
     if not kept:
-        raise DatasetError("examples: pictures that can be read expected, got none.")
+        raise DatasetError(
+            "examples: expected pictures that can be read, got none. Mend the files, or name another part."
+        )
     texts = [text for example in kept for text in example.captions]
     with progress("encoding captions", len(texts)) as advance:
         sentences = encode_all(encoder, texts, advance)

@@ -10,9 +10,7 @@ Floats of any width. N and M are those of the whole data set, or of the part tha
 """
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,9 +19,8 @@ from engine.errors import DatasetError
 from engine.evaluation.pool import Pool
 from engine.index import check_vectors
 from engine.queries.batch import as_vectors
-from engine.system.files import check_regular, map_npy
-
-NAMES = ("image", "text", "image_coarse", "text_coarse")
+from engine.reading.records import Fault
+from engine.reading.vectors import NAMES, vector_tables
 
 
 def holds_vectors(path: Path) -> bool:
@@ -36,17 +33,18 @@ def read_vectors(path: Path, *, normalize: bool = False) -> tuple[Embeddings, Em
 
     Raises DatasetError where a file is missing or damaged, InvalidArgument for wrong shapes and for NaN and inf.
     """
-    arrays = _from_safetensors(path) if path.suffix == ".safetensors" else _from_folder(path)
-    missing = {"image", "text"} - arrays.keys()
-    if len(arrays.keys() & {"image_coarse", "text_coarse"}) == 1:
-        missing |= {"image_coarse", "text_coarse"} - arrays.keys()
+    tables = {name: table for name, table in vector_tables(path).items() if name in NAMES}
+    missing = {"image", "text"} - tables.keys()
+    if len(tables.keys() & {"image_coarse", "text_coarse"}) == 1:
+        missing |= {"image_coarse", "text_coarse"} - tables.keys()
     if missing:
-        raise DatasetError(
-            f"{path}: vectors called {' and '.join(sorted(missing))} expected, got {sorted(arrays)}."
+        fault = Fault(
+            f"vectors called {' and '.join(sorted(missing))}", f"{sorted(tables)}", "Add them."
         )
+        raise DatasetError(f"{path}: {fault}")
     vectors: dict[str, Tensor] = {}
-    for name, array in arrays.items():
-        tensor = as_vectors(name, array)
+    for name, table in tables.items():
+        tensor = as_vectors(name, table.checked()[:])
         check_vectors(name, tensor.numpy())
         vectors[name] = F.normalize(tensor.float(), dim=1) if normalize else tensor
     return (
@@ -65,24 +63,3 @@ def write_vectors(pool: Pool, path: Path) -> None:
     draft = path.with_name(f".{path.name}.draft")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
     draft.replace(path)
-
-
-def _from_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        check_regular(path)
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DatasetError(f"{path}: vectors in safetensors expected, got {error}.") from None
-    return {name: tensor for name, tensor in tensors.items() if name in NAMES}
-
-
-def _from_folder(folder: Path) -> dict[str, Any]:
-    arrays = {}
-    for name in NAMES:
-        file = folder / f"{name}.npy"
-        if file.is_file():
-            arrays[name] = np.array(map_npy(file))
-    return arrays

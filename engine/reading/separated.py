@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.errors import DatasetError
 from engine.images import OTHER_SUFFIXES, SUFFIXES
+from engine.reading.records import IMAGE, Fault, Record, decoded, named_picture, row_name
 from engine.system.files import MAX_LINE, bounded_lines, open_regular
 
 MAX_FAULTS = 10_000  # rows one after the other: a file of which nobody wants to know more
@@ -21,48 +22,72 @@ MAX_LINES = 1000  # of one row
 
 
 @dataclass(frozen=True)
-class Fields:
-    """One row by column names, or what is wrong with it. `line` is its first, counted from 1."""
+class Separated:
+    """A `.csv` or `.tsv` in UTF-8, whose pictures are files of `folder` (default: the one that it lies in).
 
-    line: int
-    values: dict[str, str]
-    fault: str = ""
-
-
-def separated(file: Path, columns: Sequence[str], errors: str = "strict") -> Iterator[Fields]:
-    """The rows of a `.csv` or `.tsv` in UTF-8 that begins with a line of column names, `columns` among them.
-
-    errors: what becomes of other bytes, as in `open`.
-    Raises DatasetError where the names are not there, and OSError and UnicodeDecodeError of reading.
+    It begins with a line of column names, "image" among them.
     """
-    # utf-8-sig: spreadsheets put a mark before the first name
-    with (
-        open_regular(file) as opened,
-        TextIOWrapper(opened, "utf-8-sig", errors, newline="") as text,
-    ):
-        lines = _Lines(bounded_lines(text))
-        read = _tabs if file.suffix.lower() == ".tsv" else _commas
+
+    path: Path
+    folder: Path | None = None
+
+    @property
+    def by_path(self) -> bool:
+        return True
+
+    def records(self) -> Iterator[Record]:
+        """One a row; empty lines are passed over. Raises DatasetError where the names are not there."""
+        try:
+            # utf-8-sig: spreadsheets put a mark before the first name
+            with (
+                open_regular(self.path) as opened,
+                TextIOWrapper(opened, "utf-8-sig", "surrogateescape", newline="") as text,
+            ):
+                yield from self._rows(_Lines(bounded_lines(text)))
+        except OSError as error:
+            fault = Fault("a file in CSV or TSV", str(error), "Give one that can be read.")
+            raise DatasetError(f"{self.path}: {fault}") from None
+
+    def _rows(self, lines: "_Lines") -> Iterator[Record]:
+        read = _tabs if self.path.suffix.lower() == ".tsv" else _commas
         header = read(lines, ())
-        names = header if isinstance(header, list) else []
-        if not set(columns) <= set(names):
-            wanted = " and ".join(f'"{name}"' for name in columns)
-            hint = " A TSV has no quotes." if any('"' in name for name in names) else ""
-            raise DatasetError(
-                f"{file}:1: the column names {wanted} expected, got {names!r:.200}.{hint}"
+        names = [decoded(name)[0] for name in header] if isinstance(header, list) else []
+        if IMAGE not in names:
+            hint = " without quotes" if any('"' in name for name in names) else ""
+            fault = Fault(
+                f'a line of column names{hint}, "{IMAGE}" among them',
+                f"{names!r:.200}",
+                "Write it as the first line.",
             )
+            raise DatasetError(f"{self.path}:1: {fault}")
         bad = 0
         while (line := lines.peek()) is not None and bad < MAX_FAULTS:
             found = read(lines, names)
             if found == []:  # an empty line
                 continue
-            fault = found if isinstance(found, str) else ""
-            values = {} if isinstance(found, str) else dict(zip(names, found, strict=True))
-            bad = bad + 1 if fault else 0
-            yield Fields(line, values, fault)
+            if isinstance(found, Fault):
+                bad += 1
+                yield self._faulty(line, found)
+            else:
+                bad = 0
+                yield self._record(line, names, found)
         if line is not None:
-            yield Fields(
-                line, {}, f"{bad:,} rows one after the other cannot be read; the rest is left out"
+            fault = Fault(
+                "rows that can be read",
+                f"{bad:,} one after the other that cannot",
+                "Mend the file. The rest of it is left out.",
             )
+            yield self._faulty(line, fault)
+
+    def _faulty(self, line: int, fault: Fault) -> Record:
+        return Record(row_name(line), f"{self.path}:{line}", fault=fault)
+
+    def _record(self, line: int, names: Sequence[str], fields: list[str]) -> Record:
+        read = [decoded(text) for text in fields]
+        values = dict(zip(names, (text for text, _ in read), strict=True))
+        flaw = next((flaw for _, flaw in read if flaw is not None), None)
+        folder = self.path.parent if self.folder is None else self.folder
+        return named_picture(f"{self.path}:{line}", line, values, folder, flaw=flaw)
 
 
 class _Lines:
@@ -92,11 +117,10 @@ class _Lines:
         self._back.extendleft(reversed(lines))
 
 
-_REMEDY = ". Put captions that hold a comma in double quotes"
-_TOO_LONG = f"a line of at most {MAX_LINE:,} characters expected, got more"
+_TOO_LONG = Fault(f"a line of at most {MAX_LINE:,} characters", "more", "Shorten or remove it.")
 
 
-def _tabs(lines: _Lines, names: Sequence[str]) -> list[str] | str:
+def _tabs(lines: _Lines, names: Sequence[str]) -> list[str] | Fault:
     """The fields of the next row, or what is wrong with it; none for an empty line."""
     if lines.peek() is None:
         return []
@@ -104,45 +128,50 @@ def _tabs(lines: _Lines, names: Sequence[str]) -> list[str] | str:
     if line is None:
         return _TOO_LONG
     line = line.rstrip("\r\n")
-    return _counted(line.split("\t"), names) if line else []
+    return _counted(line.split("\t"), names, "Mend or remove the row.") if line else []
 
 
-def _commas(lines: _Lines, names: Sequence[str]) -> list[str] | str:
+def _commas(lines: _Lines, names: Sequence[str]) -> list[str] | Fault:
     """As `_tabs`; of a row that cannot be read only the first line is used up."""
     taken: list[str | None] = []
+    fault: Fault | None = None
 
     def following() -> Iterator[str]:
-        while lines.peek() is not None:
-            number = lines.peek()
+        nonlocal fault
+        while (number := lines.peek()) is not None:
             line = lines.take()
             taken.append(line)
             if line is None:
-                raise csv.Error(_TOO_LONG)
+                fault = _TOO_LONG
+                return
             if len(taken) > 1 and (len(taken) > MAX_LINES or _is_row(line, names)):
-                raise csv.Error(f"a closing quote expected before line {number}, got none")
+                fault = Fault(f"a closing quote before line {number}", "none", "Add it.")
+                return
             yield line
 
+    found: list[str] | Fault
     try:
-        found = _counted(next(csv.reader(following(), strict=True), []), names, _REMEDY)
+        read = next(csv.reader(following(), strict=True), [])
+        found = fault or _counted(read, names, "Put fields that hold a comma in double quotes.")
     except csv.Error as error:
-        found = f"a row in CSV expected, got {error}"
-    if isinstance(found, str):
+        found = fault or Fault("a row in CSV", str(error), "Mend its quotes, or remove it.")
+    if isinstance(found, Fault):
         lines.give_back(taken[1:])
     return found
 
 
 def _is_row(line: str, names: Sequence[str]) -> bool:
     """Whether a line inside quotes looks like a row of its own: as many fields, a picture among them."""
-    if "image" not in names:
+    if IMAGE not in names:
         return False
     fields = next(csv.reader([line]), [])
     if len(fields) != len(names):
         return False
-    picture = fields[list(names).index("image")].lower()
+    picture = fields[list(names).index(IMAGE)].lower()
     return os.path.splitext(picture)[1] in (*SUFFIXES, *OTHER_SUFFIXES)
 
 
-def _counted(fields: list[str], names: Sequence[str], remedy: str = "") -> list[str] | str:
+def _counted(fields: list[str], names: Sequence[str], remedy: str) -> list[str] | Fault:
     if not names or not fields or len(fields) == len(names):
         return fields
-    return f"{len(names)} fields expected, as in line 1, got {len(fields)}{remedy}"
+    return Fault(f"{len(names)} fields, as in line 1", f"{len(fields)}", remedy)

@@ -7,32 +7,22 @@ stack, a name of terabytes its memory. Here each step goes on by a block at leas
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from engine.system.files import open_regular
+from engine.system.files import Member, open_regular
 
 BLOCK = 512
 LONGEST = 1 << 16  # bytes of a long name or of a pax header
-_FILES, _EMPTY = (
-    b"0\0007",
-    b"123456",
-)  # kinds of member: regular files; links, devices, folders, pipes
+# Kinds of member: regular files; links, devices, folders and pipes, which have no content.
+_FILES, _EMPTY = b"0\0007", b"123456"
 _NAME, _LINK, _PAX, _SPARSE = b"L", b"K", b"xX", b"S"
-
-
-class Entry(NamedTuple):
-    """A regular file in a tar; offset and size in bytes."""
-
-    name: str
-    offset: int
-    size: int
 
 
 class TarError(ValueError):
     """A tar that cannot be read from here on."""
 
 
-def tar_entries(archive: Path) -> Iterator[Entry]:
+def tar_members(archive: Path) -> Iterator[Member]:
     """Its regular files, in their order. TarError where it breaks off; OSError of opening."""
     with open_regular(archive) as stream:
         length = stream.seek(0, 2)
@@ -62,7 +52,7 @@ def tar_entries(archive: Path) -> Iterator[Entry]:
                 if at + size > length:
                     raise TarError(f"{size:,} bytes of {name!r:.80} expected, got {length - at:,}")
                 if kind in _FILES and not name.endswith("/"):
-                    yield Entry(name, at, size)
+                    yield Member(archive, name, at, size)
             at += -(-size // BLOCK) * BLOCK
 
 

@@ -6,14 +6,10 @@ picture, or be what a link leads to.
 
 import os
 import stat
-import tokenize
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO
-
-import numpy as np
-
-from engine.errors import DatasetError
+from typing import BinaryIO, Literal, TextIO
 
 MAX_LINE = 1 << 24  # characters
 _KINDS = (
@@ -59,18 +55,22 @@ def bounded_lines(stream: TextIO) -> Iterator[str | None]:
         yield None
 
 
-def map_npy(file: Path) -> Any:
-    """The array in a `.npy` file, mapped: nothing is allocated for what its header claims."""
-    try:
-        check_regular(file)
-        with np.errstate(over="ignore"):  # of a shape that nothing could hold; it is refused
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-    # numpy parses the header as Python
-    except (
-        *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
-        *(TypeError, OverflowError, RecursionError, MemoryError),
-    ) as error:
-        raise DatasetError(f"{file}: an array of floats expected, got {error}.") from None
+@dataclass(frozen=True)
+class Member:
+    """A file inside an uncompressed tar, read where it lies; offset and size in bytes."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        with open_regular(self.archive) as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.name}"
 
 
 def _opened(path: Path, flags: int, mode: Literal["rb", "a+b"]) -> BinaryIO:

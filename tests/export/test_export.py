@@ -249,7 +249,7 @@ def test_pairs_that_cannot_be_read_are_named(
 ) -> None:
     from dataclasses import replace
 
-    with pytest.raises(DatasetError, match="a captions file expected"):
+    with pytest.raises(DatasetError, match="expected a captions file"):
         export_checkpoint(
             str(untrained),
             tmp_path / "out",

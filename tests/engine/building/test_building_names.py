@@ -255,7 +255,9 @@ def test_captions_files(encoder: engine.Encoder, tmp_path: Path) -> None:
     assert_holds(report.index, {"cat.webp": 0, "b/cat.webp": 1}, encoder)
     (line,) = skipped_of(report)
     assert line["place"] == f"{paths[1]}:1"
-    assert line["why"] == f"an id of its own expected, got that of {paths[0]}:1"
+    assert line["why"] == (
+        f"expected an id of its own, got that of {paths[0]}:1. Rename one of them, or leave this one out."
+    )
     for path in (*paths, first, second / "cat.webp"):
         assert counts(build_index([path], tmp_path / "index", encoder)) == (0, 1, 0)
 
@@ -268,7 +270,7 @@ def test_duplicates_are_listed_with_both_places(encoder: engine.Encoder, tmp_pat
         assert_holds(report.index, {"k": 0, "l": 1}, encoder)
         (line,) = skipped_of(report)
         assert (line["id"], line["place"]) == ("k", f"{shard}:k")
-        assert "an id of its own expected, got that of " in line["why"]
+        assert "expected an id of its own, got that of " in line["why"]
         assert str(shard) in line["why"]
     copy = tmp_path / "b.tar"
     shutil.copy(tar(shard, ("k", FILES[0])), copy)
@@ -287,7 +289,7 @@ def test_numbers_have_no_other_spelling(encoder: engine.Encoder, tmp_path: Path)
     assert counts(report) == (1, 0, 1)
     (line,) = skipped_of(report)
     assert line["place"] == f"{second}, row 1"
-    assert "an id of its own expected, got that of another picture" in line["why"]
+    assert "expected an id of its own, got that of another picture" in line["why"]
     assert report.index.ids_at(np.arange(3)) == [1, 2, 3]
     assert counts(build_index([first], tmp_path / "index", encoder)) == (0, 2, 0)
 
@@ -364,7 +366,7 @@ def test_names_that_nothing_can_store(encoder: engine.Encoder, tmp_path: Path) -
     os.close(os.open(os.fsencode(source) + b"/caf\xe9.webp", os.O_CREAT))
     report = build_index([source], tmp_path / "folder", encoder)
     assert counts(report) == (1, 0, 1)
-    assert "a name in UTF-8 expected" in skipped_of(report)[0]["why"]
+    assert "expected a name in UTF-8" in skipped_of(report)[0]["why"]
     shard = tar(tmp_path / "a.tar", ("caf\udce9", FILES[0]), ("k", FILES[1]))
     assert counts(build_index([shard], tmp_path / "tar", encoder)) == (1, 0, 1)
     (source / "captions.jsonl").write_text(

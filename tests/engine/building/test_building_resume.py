@@ -223,7 +223,7 @@ def test_vectors_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((50, 12)).astype(np.float32)
     np.save(tmp_path / "a.npy", vectors[:33])
     np.save(tmp_path / "b.npy", vectors[33:])
-    monkeypatch.setattr("engine.building.vectors.BLOCK", 5)
+    monkeypatch.setattr("engine.building.sources.BLOCK", 5)
     monkeypatch.setattr(build, "SETTLED", 10)
     sources = [tmp_path / "a.npy", tmp_path / "b.npy"]
     for at in range(1, 6):

@@ -134,7 +134,7 @@ def test_every_command_has_help() -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     child = run("index", tmp_path / "empty", "-o", tmp_path / "index")
-    assert_refused(child, "images (.jpg, .jpeg, .png, .webp) expected, found none")
+    assert_refused(child, "expected images (.jpg, .jpeg, .png, .webp), got none")
     assert not (tmp_path / "index").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_broken_picture_is_left_out_and_listed(
     assert (facts["items"], facts["indexed"], facts["skipped"]) == (6, 6, 1)
     listed = Path(facts["skipped_list"])
     assert json.loads(listed.read_text())["id"] == "broken.png"
-    assert f"1 entries left out, see {listed}" in child.stderr
+    assert f"1 records left out, see {listed}" in child.stderr
     again = run_json("index", some_pictures, *options)
     assert (again["items"], again["indexed"], again["there_before"]) == (6, 0, 6)
 
@@ -164,7 +164,7 @@ def test_a_broken_picture_is_left_out_and_listed(
 def test_nothing_but_broken_pictures(untrained: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no")
     child = run("index", tmp_path, "-o", tmp_path / "index", "--checkpoint", untrained)
-    assert_refused(child, "nothing could be indexed; left out: 1")
+    assert_refused(child, "something can be indexed, got none; left out: 1")
     assert not (tmp_path / "index").exists()
 
 
@@ -217,7 +217,7 @@ def test_no_index(tmp_path: Path, how: Callable[..., subprocess.CompletedProcess
 def test_bad_training_data(tiny_dataset: Path, image_weights: Path, tmp_path: Path) -> None:
     place = tmp_path / "checkpoint"
     options = ("-o", place, "--image-weights", image_weights)
-    assert_refused(run("train", tmp_path, *options), "a captions file expected")
+    assert_refused(run("train", tmp_path, *options), "expected a captions file")
     assert_refused(run("train", tiny_dataset, *options), "batch_size: at most the 6 concepts")
     assert_refused(
         run(

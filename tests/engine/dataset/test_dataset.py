@@ -35,17 +35,20 @@ def test_order_concepts_and_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("{", "captions.jsonl:2: a JSON object expected"),
-        ("[]", '"image" and "captions" expected'),
-        ({"captions": ["x"]}, '"image" and "captions" expected'),
-        ({"image": "a.png"}, '"image" and "captions" expected'),
-        ({"image": "a.png", "captions": []}, "captions with words in them expected"),
-        ({"image": "a.png", "captions": [" "]}, "captions with words in them expected"),
-        ({"image": "a.png", "captions": [3]}, "captions with words in them expected"),
-        ({"image": "a.png", "captions": "a dog"}, "a list of captions expected"),
-        ({"image": "z.png", "captions": ["x"]}, "a picture expected at .*z.png, found none"),
-        ({"image": "../a.png", "captions": ["x"]}, "a path inside the folder expected"),
-        ({"image": "a.png", "captions": ["x"], "splits": 3}, '"image" and "captions" expected'),
+        ("{", "captions.jsonl:2: expected a JSON object"),
+        ("[]", "expected a JSON object, got "),
+        ({"captions": ["x"]}, 'expected a path inside the folder as "image", got None'),
+        ({"image": "a.png"}, "expected captions with words in them.*, got none"),
+        ({"image": "a.png", "captions": []}, "expected captions with words in them.*, got none"),
+        ({"image": "a.png", "captions": [" "]}, "expected captions with words in them, got"),
+        ({"image": "a.png", "captions": [3]}, "expected captions with words in them, got"),
+        ({"image": "a.png", "captions": {"en": "a dog"}}, "expected captions with words in them"),
+        ({"image": "z.png", "captions": ["x"]}, "expected a picture at .*z.png, got none"),
+        ({"image": "../a.png", "captions": ["x"]}, "expected a path inside the folder"),
+        (
+            {"image": "a.png", "captions": ["x"], "splits": 3},
+            'expected a mapping as "splits", got 3',
+        ),
     ],
 )
 def test_bad_lines(tmp_path: Path, record: Any, message: str) -> None:
@@ -55,10 +58,10 @@ def test_bad_lines(tmp_path: Path, record: Any, message: str) -> None:
 
 
 def test_no_captions_and_no_such_part(tmp_path: Path) -> None:
-    with pytest.raises(engine.DatasetError, match="a captions file expected"):
+    with pytest.raises(engine.DatasetError, match="expected a captions file"):
         read_dataset(tmp_path)
     folder = write(tmp_path, {"image": "a.png", "captions": ["x"]})
     with pytest.raises(
-        engine.DatasetError, match="pictures of part 'test' in split 'style' expected"
+        engine.DatasetError, match="expected pictures of part 'test' in split 'style', got none"
     ):
         read_dataset(folder, "style", "test")

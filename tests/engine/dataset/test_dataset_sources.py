@@ -107,7 +107,7 @@ def test_captions_files(form: str, records: list[dict[str, Any]], tmp_path: Path
     assert read_dataset(tmp_path) == everything
     assert read_dataset(source, part="test") == [everything[row] for row in (3, 5, 7)]
     assert read_dataset(source, part="val") == [everything[row] for row in (2, 8)]
-    with pytest.raises(engine.DatasetError, match="pictures of part 'dev' expected, found none"):
+    with pytest.raises(engine.DatasetError, match="expected pictures of part 'dev', got none"):
         read_dataset(source, part="dev")
 
 
@@ -117,7 +117,7 @@ def test_a_captions_file_apart_from_its_pictures(
     (tmp_path / "lists").mkdir()
     source = write_csv(tmp_path / "lists", records)
     with pytest.raises(
-        engine.DatasetError, match=r"captions\.csv:2: a picture expected at .*lists"
+        engine.DatasetError, match=r"captions\.csv:2: expected a picture at .*lists"
     ):
         read_dataset(source)
     assert read_dataset(source, images=PICTURES) == expected(PICTURES, records)
@@ -168,28 +168,28 @@ def test_karpathys_files(coco: bool, records: list[dict[str, Any]], tmp_path: Pa
     # who has fetched the test pictures only can test
     (pictures / records[0]["image"]).unlink()
     assert len(read_dataset(file, part="test", images=pictures)) == 3
-    with pytest.raises(engine.DatasetError, match=r"images\[0\]: a picture expected at"):
+    with pytest.raises(engine.DatasetError, match=r"images\[0\]: expected a picture at"):
         read_dataset(file, images=pictures)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", 'JSON with "images" expected'),
-        ("[]", 'JSON with "images" expected'),
-        ('{"images": 3}', 'JSON with "images" expected'),
-        ("[" * 100_000, 'JSON with "images" expected'),
+        ("{", 'expected JSON with "images"'),
+        ("[]", 'expected JSON with "images"'),
+        ('{"images": 3}', 'expected JSON with "images"'),
+        ("[" * 100_000, 'expected JSON with "images"'),
         ('{"images": [{"filename": "a.jpg", "split": "test"}]}', r"images\[0\]: .*'sentences'"),
         ('{"images": [{"split": "test", "sentences": []}]}', r"images\[0\]: .*'filename'"),
         ('{"images": [{"filename": "a.jpg", "sentences": []}]}', r"images\[0\]: .*'split'"),
-        ('{"images": ["a.jpg"]}', r'images\[0\]: "filename", "sentences" with "raw"'),
+        ('{"images": ["a.jpg"]}', r'images\[0\]: expected "filename", "sentences" with "raw"'),
         (
             '{"images": [{"filename": "a.jpg", "split": "test", "sentences": []}]}',
-            "captions with words in them expected",
+            "expected captions with words in them",
         ),
         (
             '{"images": [{"filename": "../a.jpg", "split": "test", "sentences": [{"raw": "x"}]}]}',
-            "a path inside the folder expected",
+            "expected a path inside the folder",
         ),
     ],
 )
@@ -262,15 +262,21 @@ def test_captions_in_text_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"0.txt": b"a dog"}, r"s\.tar:0: a picture beside the captions expected, found none"),
-        ({"0.jpg": b"..."}, r"s\.tar:0: captions with words in them expected, got \[\]"),
-        ({"0.jpg": b"", "0.txt": b" \n"}, "captions with words in them expected"),
-        ({"0.jpg": b"", "0.txt": b"\xff"}, "words in .txt and an object in .json expected"),
-        ({"0.jpg": b"", "0.json": b"["}, "words in .txt and an object in .json expected"),
-        ({"0.jpg": b"", "0.json": b"7"}, "words in .txt and an object in .json expected"),
-        ({"0.jpg": b"", "0.json": b'["caption"]'}, '"image" and "captions" expected'),
-        ({"0.jpg": b"", "1.jpg": b"", "0.txt": b"x"}, "captions with words in them|side by side"),
-        ({}, "pictures expected, found none"),
+        (
+            {"0.txt": b"a dog"},
+            r"s\.tar:0: expected a picture \(jpg, jpeg, png, webp\) in the sample, got",
+        ),
+        ({"0.jpg": b"..."}, r"s\.tar:0: expected captions with words in them.*, got none"),
+        ({"0.jpg": b"", "0.txt": b" \n"}, "expected captions with words in them"),
+        (
+            {"0.jpg": b"", "0.txt": b"\xff"},
+            "expected words in UTF-8 in .txt and an object in .json",
+        ),
+        ({"0.jpg": b"", "0.json": b"["}, "expected words in UTF-8 in .txt and an object in .json"),
+        ({"0.jpg": b"", "0.json": b"7"}, "expected words in UTF-8 in .txt and an object in .json"),
+        ({"0.jpg": b"", "0.json": b'["caption"]'}, "an object in .json, got"),
+        ({"0.jpg": b"", "1.jpg": b"", "0.txt": b"x"}, r"s\.tar:0: expected captions"),
+        ({}, "expected pictures, got none"),
     ],
 )
 def test_bad_shards(members: dict[str, bytes], message: str, tmp_path: Path) -> None:
@@ -287,7 +293,7 @@ def test_shards_that_are_no_whole_tar(records: list[dict[str, Any]], tmp_path: P
     text.write_text("not a tar" * 1000)
     packed = write_tar(tmp_path / "packed.tar", members, "w:gz")
     for file in (cut, text, packed):
-        with pytest.raises(engine.DatasetError, match="a whole, uncompressed tar expected"):
+        with pytest.raises(engine.DatasetError, match="expected a whole, uncompressed tar"):
             read_dataset(file)
     # a picture cut off after the list was read is an image error, naming the picture
     example = read_dataset(whole)[1]
@@ -318,9 +324,9 @@ def test_what_cannot_be_used_is_left_out_and_listed(
     assert [line.split(": ")[0] for line in skipped] == [
         f"{tmp_path / 'captions.jsonl'}:{number}" for number in (2, 3, 5)
     ]
-    assert "a picture expected at" in skipped[0]
-    assert "got []" in skipped[1]
-    with pytest.raises(engine.DatasetError, match=r"captions\.jsonl:2: a picture expected"):
+    assert "expected a picture at" in skipped[0]
+    assert "got none" in skipped[1]
+    with pytest.raises(engine.DatasetError, match=r"captions\.jsonl:2: expected a picture"):
         read_dataset(tmp_path)
 
 
@@ -328,28 +334,48 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     write_json_lines(
         tmp_path, [{"image": "a.png", "caption": "x"}, {"image": "b.png", "caption": ""}]
     )
-    with pytest.raises(engine.DatasetError, match=r"found none that can be used; 2 were left out"):
+    with pytest.raises(engine.DatasetError, match=r"got none that can be used; 2 were left out"):
         read_dataset(tmp_path, skipped=[])
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("captions.csv", "picture,caption\n", r'csv:1: the column names "image" and "caption"'),
-        ("captions.csv", "", r'csv:1: the column names "image" and "caption" expected, got \[\]'),
-        ("captions.csv", "image,caption\na.png,a dog, running\n", "csv:2: 2 fields expected"),
-        ("captions.csv", "image,caption\na.png\n", "csv:2: 2 fields expected"),
-        ("captions.csv", "image,caption\n,a dog\n", 'csv:2: a path expected as "image"'),
-        ("captions.csv", 'image,caption\na.png,"a\n', "csv:2: a row in CSV expected, got unexp"),
-        ("captions.csv", b"image,caption\na.png,\xff\n", "captions file in CSV expected"),
-        ("captions.csv", "image,caption\n/etc/passwd,x\n", "a path inside the folder expected"),
-        ("captions.parquet", "PAR1 and no more", "captions file in Parquet expected"),
-        ("captions.jsonl", "[" * 100_000, "jsonl:1: a JSON object expected"),
-        ("captions.jsonl", '{"image": ["a"], "caption": "x"}', 'a path expected as "image"'),
+        (
+            "captions.csv",
+            "picture,caption\n",
+            r'csv:1: expected a line of column names, "image" among them',
+        ),
+        (
+            "captions.csv",
+            "",
+            r'csv:1: expected a line of column names, "image" among them, got \[\]',
+        ),
+        ("captions.csv", "image,caption\na.png,a dog, running\n", "csv:2: expected 2 fields"),
+        ("captions.csv", "image,caption\na.png\n", "csv:2: expected 2 fields"),
+        (
+            "captions.csv",
+            "image,caption\n,a dog\n",
+            'csv:2: expected a path inside the folder as "image"',
+        ),
+        ("captions.csv", 'image,caption\na.png,"a\n', "csv:2: expected a row in CSV, got unexp"),
+        (
+            "captions.csv",
+            b"image,caption\na.png,\xff\n",
+            "csv:2: expected text in UTF-8, got other bytes",
+        ),
+        ("captions.csv", "image,caption\n/etc/passwd,x\n", "expected a path inside the folder"),
+        ("captions.parquet", "PAR1 and no more", "expected a file in Parquet"),
+        ("captions.jsonl", "[" * 100_000, "jsonl:1: expected a JSON object"),
+        (
+            "captions.jsonl",
+            '{"image": ["a"], "caption": "x"}',
+            'expected a path inside the folder as "image"',
+        ),
         (
             "captions.jsonl",
             '{"image": "a.png", "caption": "x", "concept": "1"}\n{"image": "a.png", "caption": "x"}',
-            "captions.jsonl:2: one concept for .* expected, got 'a.png' after '1'",
+            "captions.jsonl:2: expected one concept for .*, got 'a.png' after '1'",
         ),
     ],
 )
@@ -376,16 +402,18 @@ def test_parquet_with_the_pictures_inside_and_with_nulls(tmp_path: Path) -> None
     assert [e.captions for e in read_dataset(file, "tux", "test")] == [("y",)]
     inside = [{"image": {"bytes": b"...", "path": "a.png"}, "caption": "x"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(inside), file)
-    with pytest.raises(engine.DatasetError, match=r'parquet, row 1: a path expected as "image"'):
+    with pytest.raises(engine.DatasetError, match=r'parquet, row 1: expected a path as "image"'):
         read_dataset(file)
 
 
 def test_no_data_set_at_all(tmp_path: Path) -> None:
-    with pytest.raises(engine.DatasetError, match=r"a captions file expected \(captions.jsonl"):
+    with pytest.raises(engine.DatasetError, match=r"expected a captions file \(captions.jsonl"):
         read_dataset(tmp_path)
-    with pytest.raises(engine.DatasetError, match=r"a folder or a file of kind .* got '.xlsx'"):
+    with pytest.raises(
+        engine.DatasetError, match=r"expected a folder or a file of kind .* got '.xlsx'"
+    ):
         read_dataset(tmp_path / "captions.xlsx")
-    with pytest.raises(engine.DatasetError, match="a captions file expected, found none"):
+    with pytest.raises(engine.DatasetError, match="expected a captions file, got nothing"):
         read_dataset(tmp_path / "captions.csv")
 
 

@@ -189,12 +189,12 @@ def test_what_is_left_out_is_listed(tiny_dataset: Path, untrained: Path, tmp_pat
     assert isinstance(examples[1].image, Path)
     examples[0].image.unlink()
     examples[1].image.write_bytes(b"no picture")
-    with pytest.raises(engine.DatasetError, match="a picture expected at"):
+    with pytest.raises(engine.DatasetError, match="expected a picture at"):
         run(untrained, "--dataset", folder)
     facts = run(untrained, "--dataset", folder, "--skip")
     assert facts["pictures"] == 10
     assert len(facts["skipped"]) == 2
-    assert "found none" in facts["skipped"][0]
+    assert "got none" in facts["skipped"][0]
     assert examples[1].image.name in facts["skipped"][1]
     result = CliRunner().invoke(
         app, ["evaluate", str(untrained), "--dataset", str(folder), "--skip"]
@@ -273,8 +273,8 @@ def test_heads_among_given_vectors(flickr: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": None}, "vectors called text expected"),
-        ({"image_coarse": np.ones((12, 2))}, "vectors called text_coarse expected"),
+        ({"text": None}, "expected vectors called text, got"),
+        ({"image_coarse": np.ones((12, 2))}, "expected vectors called text_coarse, got"),
         (
             {"image": np.ones((11, 5))},
             "image: expected a row for each of the 12 pictures .* got 11",
@@ -282,14 +282,14 @@ def test_heads_among_given_vectors(flickr: Path, tmp_path: Path) -> None:
         ({"text": np.ones((5, 5))}, "texts: expected a row for each of the .* captions, got 5"),
         ({"text": np.ones((24, 6))}, "texts: expected vectors of .* got .None, 6"),
         ({"image": np.full((12, 5), np.nan)}, "image: expected finite values .* in row 0"),
-        ({"image": np.ones((12, 5, 1))}, r"image: expected shape \[B, D\]"),
+        ({"image": np.ones((12, 5, 1))}, r"image\.npy: expected vectors of shape \[N, D\]"),
         ({"image": np.full((12, 5), "x")}, "image: expected real numbers"),
-        ({"image": np.full((12, 5), None)}, r"image\.npy: an array of floats expected"),
+        ({"image": np.full((12, 5), None)}, r"image\.npy: expected an array of floats"),
         (
             {"image": b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((\n"},
-            r"image\.npy: an array of floats",
+            r"image\.npy: expected an array of floats",
         ),
-        ({"image": b""}, r"image\.npy: an array of floats expected"),
+        ({"image": b""}, r"image\.npy: expected an array of floats"),
     ],
 )
 def test_bad_vectors(change: dict[str, Any], message: str, flickr: Path, tmp_path: Path) -> None:
@@ -309,9 +309,9 @@ def test_bad_vectors(change: dict[str, Any], message: str, flickr: Path, tmp_pat
 
 def test_a_damaged_safetensors_file(flickr: Path, tmp_path: Path) -> None:
     (tmp_path / "v.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(engine.DatasetError, match="vectors in safetensors expected"):
+    with pytest.raises(engine.DatasetError, match="expected vectors in safetensors"):
         run(tmp_path / "v.safetensors", "--dataset", flickr)
-    with pytest.raises(engine.DatasetError, match="vectors in safetensors expected"):
+    with pytest.raises(engine.DatasetError, match="expected vectors in safetensors"):
         run(tmp_path / "none.safetensors", "--dataset", flickr)
 
 

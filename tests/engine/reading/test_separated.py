@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.building import rows
 from engine.dataset import read_dataset
-from engine.reading import separated
+from engine.reading import json_lines, separated
+from engine.reading.json_lines import JsonLines
+from engine.reading.separated import Separated
 from engine.system import files
 
 COUNT = 40
@@ -25,14 +26,18 @@ def table(file: Path, **changed: str) -> Path:
 
 
 def read(file: Path) -> tuple[dict[str, str], dict[int, str]]:
-    """Captions by picture, and faults by line: from the builder's reader, and the same from the data set's."""
-    found = list(rows.csv_rows(file))
-    captions = {row.values["image"]: row.values["caption"] for row in found if not row.fault}
-    faults = {row.number: row.fault for row in found if row.fault}
+    """Captions by picture, and faults by line; what a data set leaves out is the same."""
+    found = list(Separated(file).records())
+    captions = {record.name: record.captions[0] for record in found if record.fault is None}
+    faults = {
+        int(record.place.rpartition(":")[2]): str(record.fault)
+        for record in found
+        if record.fault is not None
+    }
     skipped: list[str] = []
     examples = read_dataset(file, check_images=False, skipped=skipped)
     assert {e.image.name: e.captions[0] for e in examples if isinstance(e.image, Path)} == captions
-    assert skipped == [f"{file}:{line}: {fault}." for line, fault in faults.items()]
+    assert skipped == [f"{file}:{line}: {fault}" for line, fault in faults.items()]
     return captions, faults
 
 
@@ -87,10 +92,12 @@ def test_a_csv_as_it_should_be(tmp_path: Path) -> None:
 
 def test_without_skipping_the_line_is_named(tmp_path: Path) -> None:
     file = table(tmp_path / "captions.csv", line10='p10.jpg,"Stop sign')
-    with pytest.raises(engine.DatasetError, match=r"captions\.csv:12: a row in CSV expected"):
+    with pytest.raises(
+        engine.DatasetError, match=r"captions\.csv:12: expected a closing quote before line 13"
+    ):
         read_dataset(file, check_images=False)
     file = table(tmp_path / "captions.tsv", line10="p10.jpg")
-    with pytest.raises(engine.DatasetError, match=r"captions\.tsv:12: 2 fields expected"):
+    with pytest.raises(engine.DatasetError, match=r"captions\.tsv:12: expected 2 fields"):
         read_dataset(file, check_images=False)
 
 
@@ -101,11 +108,11 @@ def test_a_file_of_nothing_but_faults_ends(tmp_path: Path, monkeypatch: pytest.M
     captions, faults = read(file)
     assert list(captions) == ["a.jpg"]
     assert list(faults) == [3, 4, 5, 6, 7, 8]
-    assert "the rest is left out" in faults[8]
+    assert "The rest of it is left out" in faults[8]
 
 
 def test_lines_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (files, separated):
+    for module in (files, separated, json_lines):
         monkeypatch.setattr(module, "MAX_LINE", 100)
     for suffix in (".csv", ".tsv"):
         file = table(tmp_path / f"captions{suffix}", line7="p7.jpg,\t" + "x" * 1000)
@@ -113,11 +120,11 @@ def test_lines_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert list(faults) == [9]
         assert len(captions) == COUNT - 1
     (tmp_path / "c.jsonl").write_text(f'"{"x" * 1000}"\n{{"image": "a.jpg", "caption": "a"}}\n')
-    found = list(rows.json_rows(tmp_path / "c.jsonl"))
-    assert [bool(row.fault) for row in found] == [True, False]
+    found = list(JsonLines(tmp_path / "c.jsonl").records())
+    assert [record.fault is not None for record in found] == [True, False]
 
 
 def test_the_names_of_the_columns(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('"image"\t"caption"\n')
-    with pytest.raises(engine.DatasetError, match=r'a\.tsv:1: .*"image".* A TSV has no quotes'):
-        list(rows.csv_rows(tmp_path / "a.tsv"))
+    with pytest.raises(engine.DatasetError, match=r'a\.tsv:1: .*names without quotes, "image"'):
+        list(Separated(tmp_path / "a.tsv").records())

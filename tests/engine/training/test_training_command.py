@@ -50,9 +50,9 @@ def test_the_command_trains_holds_out_a_share_and_lists_what_it_leaves_out(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"captions": []}, "captions with words in them expected"),
-        ({"captions": ["  "]}, "captions with words in them expected"),
-        ({"image": "noto/none.webp"}, "a picture expected at"),
+        ({"captions": []}, "expected captions with words in them"),
+        ({"captions": ["  "]}, "expected captions with words in them"),
+        ({"image": "noto/none.webp"}, "expected a picture at"),
     ],
     ids=["no-captions", "empty-caption", "no-picture"],
 )

@@ -1,0 +1,122 @@
+"""`Record`: what a source holds of one item, and what is wrong with it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from engine.reading.arrow_rows import MAX_TEXT
+from engine.system.files import Member
+from engine.system.terminal import brief
+
+Picture: TypeAlias = Path | Member | bytes  # `engine.images.read_image` reads each
+
+IMAGE = "image"  # the column that names a picture
+CAPTIONS = ("captions", "caption")  # the columns that describe it; the first that is there counts
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong at a place: three of the four parts of an error message. The place is the first."""
+
+    expected: str
+    got: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}, got {self.got}. {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a source holds of one item.
+
+    name: what the source calls it: a path in a folder, a key in a tar, a value of an id column; else its row.
+    place: where in the source it is, for messages.
+    picture: a file, a member of a tar, or encoded bytes; None where there is none.
+    captions: those with words in them, each of at most `MAX_TEXT` characters.
+    values: what else the source says of it, unchecked.
+    flaw: what was mended or left out. The rest can be used.
+    fault: why nothing can be used.
+    """
+
+    name: Any
+    place: str
+    picture: Picture | None = None
+    captions: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    flaw: Fault | None = None
+    fault: Fault | None = None
+
+
+def named_picture(
+    place: str,
+    number: int,
+    values: Mapping[str, Any],
+    folder: Path,
+    column: str = IMAGE,
+    flaw: Fault | None = None,
+) -> Record:
+    """The record of row `number`, whose `column` is the path of a picture below `folder`."""
+    path = values.get(column)
+    if not isinstance(path, str) or not path or leaves(path):
+        fault = Fault(
+            f'a path inside the folder as "{column}"', brief(path), "Mend the row, or remove it."
+        )
+        return Record(row_name(number), place, fault=fault)
+    return described(Path(path).as_posix(), place, folder / path, values, column, flaw)
+
+
+def described(
+    name: Any,
+    place: str,
+    picture: Picture,
+    values: Mapping[str, Any],
+    column: str | None = None,
+    flaw: Fault | None = None,
+) -> Record:
+    """A record with the captions that `values` hold; `column` and the captions are no values of it."""
+    captions, unusable = captions_of(values)
+    others = {key: value for key, value in values.items() if key not in (column, *CAPTIONS)}
+    return Record(name, place, picture, captions, others, flaw or unusable)
+
+
+def captions_of(values: Mapping[str, Any]) -> tuple[tuple[str, ...], Fault | None]:
+    """The captions with words in them of "captions", or else of "caption", and what the others are.
+
+    One text stands for a list of one.
+    """
+    said: Any = next((values[name] for name in CAPTIONS if values.get(name) is not None), [])
+    listed = said if isinstance(said, list) else [said]
+    usable = tuple(
+        mended(text[:MAX_TEXT]) for text in listed if isinstance(text, str) and text.strip()
+    )
+    if len(usable) == len(listed):
+        return usable, None
+    return usable, Fault("captions with words in them", brief(listed), "Mend them, or remove them.")
+
+
+def row_name(number: int) -> str:
+    """The name of a row that has no other; rows and lines count from 1, as in editors."""
+    return f"row {number}"
+
+
+def leaves(path: str) -> bool:
+    """Whether `path` may lead out of the folder that it is relative to."""
+    return os.path.isabs(path) or ".." in Path(path).parts
+
+
+def mended(text: str) -> str:
+    """`text` less what nothing can store: JSON can say half a surrogate pair, a file name be no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def decoded(text: str) -> tuple[str, Fault | None]:
+    """`text`, read with `surrogateescape`, with marks in place of bytes that are no UTF-8, and what is wrong."""
+    if text.isascii():
+        return text, None
+    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if whole == text:
+        return text, None
+    return whole, Fault("text in UTF-8", "other bytes", "Save the file as UTF-8.")

@@ -162,6 +162,35 @@ def peers(found: Facts) -> str:
 
 
 
+def widths(found: Facts) -> str:
+    """Ours over that set, in int8, by coarse dims: how many candidates are needed, and the times."""
+    some = largest_real(found)
+    lines = []
+    for name in dict.fromkeys(row["method"] for row in some):
+        if of_width := re.fullmatch(r"ours, (\d+)-d int8", name):
+            best = cpu_search.at_recall([row for row in some if row["method"] == name])
+            times = [f"{row['p50']:.1f} ms" for row in sorted(best, key=lambda row: row["B"])]
+            lines.append([of_width[1], str(best[0]["effort"]), f"{best[0]['recall']:.3f}", *times])
+    batches = sorted({row["B"] for row in some})
+    head = ["coarse dims", "candidates", "recall@10", *(f"B = {batch}" for batch in batches)]
+    ordered = sorted(lines, key=lambda line: int(line[0]))
+    return f"{markdown(head, ordered)}\n\n{cpu_search.provenance(some)}."
+
+
+def busy(found: Facts) -> str:
+    """`benchmarks.busy`: a line a policy and method, a column a number of busy processes beside."""
+    rows = found["rows"]
+    besides = sorted({row["beside"] for row in rows})
+    lines = []
+    for policy, method in dict.fromkeys((row["policy"], row["method"]) for row in rows):
+        own = {r["beside"]: r for r in rows if (r["policy"], r["method"]) == (policy, method)}
+        cells = [f"{own[b]['p50']:.2f} ({own[b]['p95']:.2f})" for b in besides]
+        lines.append([policy, method, *cells])
+    head = ["OMP_WAIT_POLICY", "method", *(f"+ {beside}" for beside in besides)]
+    about = f"{found['N']:,} items of {found['D']} dims; {of(found['machine'])}"
+    return f"{markdown(head, lines)}\n\n{about}"
+
+
 def benchmarked(*ops: str) -> Callable[[Facts], str]:
     """Of pytest-benchmark's JSON, the benchmarks of these kinds."""
 
@@ -349,6 +378,8 @@ EVALUATE = "python -m engine evaluate"
 TABLES: dict[str, Callable[[], str]] = {
     "search": from_file("cpu_search", SEARCH, headline),
     "peers": from_file("cpu_search", SEARCH, peers),
+    "widths": from_file("cpu_search", SEARCH, widths),
+    "busy": from_file("busy", "python -m benchmarks.busy", busy),
     "searches": from_file("cpu_search", SEARCH, lambda found: cpu_search.tables(found["rows"])),
     "paper": from_file("paper", "python -m benchmarks.paper", paper.table),
     "scaling": from_file("scaling", "python -m benchmarks.scaling", scaling.table),

@@ -19,8 +19,9 @@ from typing import Any
 from tests.conftest import ROOT
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
-PAGES = (README, DOCS / "getting-started.md", DOCS / "concepts.md", *sorted(DOCS.glob("guides/*.md")))  # fmt: skip
-RUNS = ("python", "pycon", "bash", "console")
+START = DOCS / "getting-started.md"
+GUIDES = (DOCS / "concepts.md", *sorted(DOCS.glob("guides/*.md")))
+RUNS = ("python", "pycon", "bash", "sh", "console")
 FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\s*)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)  # fmt: skip
 OURS = re.compile(
     r"^(?:\w+=\S+ )*(?:python -m |torchrun .*?-m )?(engine|export\.to_onnx|export\.to_trt|hivlp-engine)(?= )"
@@ -54,7 +55,7 @@ def blocks(page: Path) -> list[Block]:
 def commands(block: Block) -> Iterator[tuple[str, str]]:
     """Each command of a shell block, with the output that the block shows of it."""
     text = block.text.replace("\\\n", " ")
-    if block.language == "bash":
+    if block.language != "console":
         for line in text.splitlines():
             if line.strip() and not line.startswith("#"):
                 yield line, ""

@@ -1,8 +1,8 @@
 """One report of everything measured: `python -m benchmarks.report`.
 
 Reads the JSON files of benchmarks/results, each written by a command that it names, and writes REPORT.md and PNG
-plots beside them, every figure with its date, commit and device. The tables of README and docs/ are made by the same
-functions:
+plots beside them, every figure with its date, commit and device. The same functions make the tables of README and
+docs/:
 
     python -m benchmarks.report             write REPORT.md, the plots, and the tables of README and docs/
     python -m benchmarks.report --check     write nothing; exit code 1 where a page differs
@@ -152,14 +152,14 @@ def peers(found: Facts) -> str:
     ]  # fmt: skip
     own = [reached[OURS_NOW, batch] for batch in batches]
     times = [f"{row['p50']:.1f}" for row in own]
-    head = ["time, ours = 1", *(f"{b} {'query' if b == 1 else 'queries'}" for b in batches), "built in"]  # fmt: skip
+    asked = ("1 query" if batch == 1 else f"{batch} queries" for batch in batches)
+    head = ["time, ours = 1", *asked, "built in"]
     return (
         f"{markdown(head, lines)}\n\n"
         f"{own[0]['N']:,} vectors of {own[0]['D']} dims, recall@10 of 0.99 or more. Ours takes "
         f"{', '.join(times[:-1])} and {times[-1]} ms and is built in {own[0]['build_s']:.0f} s. "
         f"{cpu_search.provenance(some)}."
     )
-
 
 
 def widths(found: Facts) -> str:

@@ -57,8 +57,8 @@ def test_what_an_h200_takes_is_what_the_benchmark_wrote() -> None:
     one, many = row("ours", 1), row("ours", 256)
     plain, plains = row("matmul + topk, gather", 1), row("matmul + topk, gather", 256)
     assert (
-        f"takes {one['p50']:.3g} ms for one query and {many['p50']:.3g} ms for 256. PyTorch's product and top-k, with "
-        f"the same 128 candidates, take {plain['p50']:.3g} and {plains['p50']:.3g} ms and find "
+        f"takes {one['p50']:.3g} ms for one query and {many['p50']:.3g} ms for 256. PyTorch's product and top-k, "
+        f"with the same 128 candidates, take {plain['p50']:.3g} and {plains['p50']:.3g} ms and find "
         f"{100 * plain['recall']:.1f} % and {100 * plains['recall']:.1f} % of the best ten, ours "
         f"{100 * min(one['recall'], many['recall']):.1f} %: for one query we lose"
     ) in " ".join(TEXT.split())
@@ -99,4 +99,3 @@ def test_every_file_linked_is_there(target: str) -> None:
 def test_the_number_of_bundled_pictures_is_right() -> None:
     lines = (ROOT / "examples/pictures/captions.jsonl").read_text(encoding="utf-8").splitlines()
     assert f"{len(lines):,} bundled pictures" in TEXT
-

@@ -1,4 +1,4 @@
-"""REPORT.md and the tables of README and docs/ are what the results say, and nothing is shown as measured that was not."""
+"""REPORT.md and the pages' tables are what the results say, and nothing is shown as measured that was not."""
 
 import json
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The pages: their code runs, their figures are those of files, the site builds, and their words are the project's."""
+"""The pages: their code runs, their figures are those of files, the site builds."""

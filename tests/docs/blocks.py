@@ -1,7 +1,7 @@
 """The code blocks of README and of docs/, and what it takes to run them.
 
-A block runs, or a comment before it says why it does not: `<!-- not run: needs a GPU -->`. Then its syntax is read, and
-the names of its options are looked up.
+A block runs, or a comment before it says why it does not: `<!-- not run: needs a GPU -->`. Then its syntax is
+read, and the names of its options are looked up.
 """
 
 import ast
@@ -78,7 +78,8 @@ def faults(block: Block) -> list[str]:
     """What is wrong with a block that is not run."""
     if block.language in ("python", "pycon"):
         return list(_python_faults(block.text))
-    child = subprocess.run(["bash", "-n", "-c", block.text], capture_output=True, text=True, check=False)  # fmt: skip
+    read = ["bash", "-n", "-c", block.text]
+    child = subprocess.run(read, capture_output=True, text=True, check=False)
     found = [child.stderr] if child.returncode else []
     for line, _ in commands(block):
         if ours := our_command(line):

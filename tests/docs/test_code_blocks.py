@@ -1,7 +1,7 @@
 """Every code block of README and the guides does what it shows; one that cannot run here says why.
 
-A page runs from top to bottom in a folder of its own that holds what its reader has by then: README and Getting started
-begin with the examples alone, every other page with what Getting started leaves.
+A page runs from top to bottom in a folder of its own that holds what its reader has by then: README and Getting
+started begin with the examples alone, every other page with what Getting started leaves.
 """
 
 import contextlib
@@ -73,7 +73,8 @@ def test_blocks_are_found_and_their_faults_too(tmp_path: Path) -> None:
     )
     shell, python = blocks(page)
     assert shell.reason == "needs a GPU"
-    assert [fault.split(": ")[1] for fault in faults(shell)] == ["no option --no-such", "no such target"]  # fmt: skip
+    found = [fault.split(": ")[1] for fault in faults(shell)]
+    assert found == ["no option --no-such", "no such target"]
     assert faults(python) == ["search takes no K"]
 
 

@@ -15,7 +15,10 @@ from tests.conftest import ROOT
 from tests.docs.blocks import options
 
 # What a browser would fetch to show a page; a link that a reader may follow is none.
-FETCHED = re.compile(r"<(?:script|link|img|iframe|source|video|audio)\b[^>]*?\b(?:src|href)\s*=\s*[\"']?((?:https?:)?//[^\"' >]+)")  # fmt: skip
+FETCHED = re.compile(
+    r"<(?:script|link|img|iframe|source|video|audio)\b[^>]*?"
+    r"\b(?:src|href)\s*=\s*[\"']?((?:https?:)?//[^\"' >]+)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,8 @@ def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
     named = [("engine", [name]) for name in get_command(_app()).commands]  # type: ignore[attr-defined]
     for package, arguments in [*named, ("export.to_onnx", []), ("export.to_trt", [])]:
         title = " ".join(["python -m", package, *arguments])
-        (section,) = re.findall(rf"<h2[^>]*>{re.escape(title)}<.*?(?=<h2|</article>)", page, re.DOTALL)
+        (section,) = re.findall(
+            rf"<h2[^>]*>{re.escape(title)}<.*?(?=<h2|</article>)", page, re.DOTALL
+        )
         for option in options(package, arguments) - {"--help"}:
             assert option in section, f"{title} {option}"

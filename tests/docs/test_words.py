@@ -41,7 +41,7 @@ def test_such_words_are_found(said: str) -> None:
     assert ORGANISATION.search(said)
 
 
-@pytest.mark.parametrize("said", ["excellent", "items are stretched", "an hour", "words shared with the fine"])  # fmt: skip
+@pytest.mark.parametrize("said", ["excellent", "items are stretched", "an hour", "words shared"])
 def test_others_are_not(said: str) -> None:
     assert not ORGANISATION.search(said)
 

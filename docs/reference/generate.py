@@ -49,11 +49,12 @@ def _command(command: Any, context: Any) -> Iterator[str]:
     yield f"## {context.command_path}\n"
     yield f"```text\n{usage}\n```\n"
     yield f"{command.help.strip()}\n"
-    yield "| argument or option | |\n| --- | --- |"
+    yield "| argument or option | meaning |\n| --- | --- |"
     for parameter in command.params:
         if shown := parameter.get_help_record(context):
-            option, meaning = (text.replace("|", "\\|") for text in shown)
-            yield f"| `{option}` | {meaning} |"
+            option, meaning = shown
+            escaped = meaning.replace("|", "\\|")  # within code, tables take it as it is
+            yield f"| `{option}` | {escaped} |"
 
 
 SECTIONS = {"names": names, "commands": commands}

@@ -94,8 +94,3 @@ def test_every_make_target_named_is_there() -> None:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", TEXT))))
 def test_every_file_linked_is_there(target: str) -> None:
     assert (ROOT / target).exists()
-
-
-def test_the_number_of_bundled_pictures_is_right() -> None:
-    lines = (ROOT / "examples/pictures/captions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert f"{len(lines):,} bundled pictures" in TEXT

@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --disable-pip-version-check --progress-bar on -c 
 OUT    ?= build/gpu
 SMOKE  ?= tests/test_import_rules.py tests/test_readme.py tests/engine/test_retriever.py
 
-.PHONY: setup setup-demo demo test check resolve floors bench gpu index-long pictures train-example recipes serve
+.PHONY: setup setup-demo demo test check docs resolve floors bench gpu index-long pictures train-example recipes serve
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.everything     ## create .venv and install everything the targets need
@@ -35,12 +35,15 @@ demo: setup-demo               ## index the bundled pictures, search them, write
 test: setup                    ## everything that can be proven without a GPU
 	$(PY) -m pytest -n 2 --dist loadfile
 
-check: setup resolve           ## style, types, import rules, the wheel, what the Triton kernels compile to, whether all can install it
+check: setup resolve docs      ## style, types, import rules, the site, the wheel, what the kernels compile to, whether all can install it
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest tests/test_import_rules.py tests/wheel.py
 	$(PY) -m benchmarks.kernel_audit --quick
+
+docs: setup                    ## build the documentation as a site, in build/site; a broken link or docstring is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 resolve: setup                 ## do pins and floors fit together on every Python and platform that we promise?
 	$(PY) -m tests.resolve

@@ -6,7 +6,7 @@ is such a model at the size of our example: over the same frozen EfficientNet-Li
 regions and its 1,280 features as one more token; trained on the same pairs. For each sentence the right picture is
 told from `wrong` others by a softmax, half of them the dual encoder's own mistakes.
 
-From nothing such a model learns nearly nothing in the minutes that we have (docs/LOG.md). So it begins where a dual
+From nothing such a model learns nearly nothing in the minutes that we have (docs/log.md). So it begins where a dual
 encoder ended, as METER begins with trained towers and ALBEF (arXiv 2107.07651) with its own contrastive ones: it
 has that encoder's word vectors, reads its score off a token made of the product of the pair's two fine vectors,
 and, as BLIP (arXiv 2201.12086) does when it ranks, adds the dual encoder's own similarity to it.

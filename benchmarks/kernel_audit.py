@@ -42,7 +42,7 @@ DTYPES = (torch.float16, torch.float32, torch.bfloat16, torch.int8, torch.float8
 PRODUCTS = ("dot_max", "dot_max_long")
 TENSOR = re.compile(r"\b(HGMMA|HMMA|IMMA|IGMMA|QGMMA|QMMA|UTC\w*MMA)")
 
-# An H100, for the prediction: the ceilings in docs/LOG.md, and its issue rate.
+# An H100, for the prediction: the ceilings of benchmarks/scaling.py, and its issue rate.
 H100_BYTES, H100_HALF_FLOPS = 3.0e12, 798e12
 H100_PROCESSORS, H100_CLOCK = 132, 1.755e9
 RATE = {1: 2.0, 2: 1.0, 4: 0.5}  # of the half rate; float32 is multiplied as tf32

@@ -1,12 +1,13 @@
 """One report of everything measured: `python -m benchmarks.report`.
 
 Reads the JSON files of benchmarks/results, each written by a command that it names, and writes REPORT.md and PNG
-plots beside them, every figure with its date, commit and device. README's tables are cut from the same functions:
+plots beside them, every figure with its date, commit and device. The same functions make the tables of README and
+docs/:
 
-    python -m benchmarks.report             write REPORT.md, the plots, and README's tables
-    python -m benchmarks.report --check     write nothing; exit code 1 where README or REPORT.md differ
+    python -m benchmarks.report             write REPORT.md, the plots, and the tables of README and docs/
+    python -m benchmarks.report --check     write nothing; exit code 1 where a page differs
 
-In README a table stands between `<!-- report: NAME -->` and `<!-- end -->`. Results of another device or commit
+On a page a table stands between `<!-- report: NAME -->` and `<!-- end -->`. Results of another device or commit
 are never put into one table without saying so.
 """
 
@@ -17,6 +18,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ from benchmarks.rows import markdown
 from engine.evaluation.report import Source, source_name
 
 RESULTS = ROOT / "benchmarks" / "results"
-README, REPORT = ROOT / "README.md", RESULTS / "REPORT.md"
+REPORT = RESULTS / "REPORT.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCK = re.compile(r"<!-- report: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 Facts = dict[str, Any]
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; 1 where something differs"
     )
     options = parser.parse_args(arguments)
-    texts = {README: readme(README.read_text(encoding="utf-8")), REPORT: report()}
+    texts = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES} | {REPORT: report()}
     if options.check:
         stale = [f for f in texts if not f.is_file() or f.read_text(encoding="utf-8") != texts[f]]
         for file in stale:
@@ -65,14 +68,14 @@ def facts(name: str) -> Facts | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def readme(text: str) -> str:
-    """`text` with the tables of the results as they are now."""
+def filled(text: str) -> str:
+    """The `text` of a page with the tables of the results as they are now."""
 
     def block(found: re.Match[str]) -> str:
         name = found[1]
         if name not in TABLES:
             raise SystemExit(
-                f"README asks for a table {name!r}; there are {', '.join(sorted(TABLES))}"
+                f"a page asks for a table {name!r}; there are {', '.join(sorted(TABLES))}"
             )
         return f"<!-- report: {name} -->\n{TABLES[name]()}\n<!-- end -->"
 
@@ -108,13 +111,84 @@ def from_file(name: str, command: str, table: Callable[[Facts], str]) -> Callabl
     return made
 
 
-def headline(found: Facts) -> str:
-    """The largest real set of `benchmarks.cpu_search`: README's table."""
+def largest_real(found: Facts) -> list[Facts]:
+    """The rows of the largest real set of `benchmarks.cpu_search`."""
     real = [row for row in found["rows"] if row["kind"] == "real"]
     largest = max((row["N"], row["D"]) for row in real)
-    some = [row for row in real if (row["N"], row["D"]) == largest]
-    about = f"N = {largest[0]:,}, D = {largest[1]}; {cpu_search.provenance(some)}."
+    return [row for row in real if (row["N"], row["D"]) == largest]
+
+
+def headline(found: Facts) -> str:
+    """Every method over that set."""
+    some = largest_real(found)
+    about = f"N = {some[0]['N']:,}, D = {some[0]['D']}; {cpu_search.provenance(some)}."
     return f"{cpu_search.table(some)}\n\n{about}"
+
+
+OURS_NOW = "ours, 64-d int8"
+USED_NOW = {  # method of `benchmarks.cpu_search` -> what README calls it
+    "FAISS PCA64,IVF,Flat,RFlat": "FAISS, inverted lists over 64 PCA dims, refined",
+    "FAISS HNSW32": "FAISS, HNSW graph",
+    "FAISS PCA64,SQ8,RFlat": "FAISS, 64 PCA dims in 8 bits, refined",
+    "FAISS flat": "FAISS, flat: every vector in full",
+    "sentence-transformers": "sentence-transformers, `semantic_search`",
+}
+
+
+def peers(found: Facts) -> str:
+    """README's table: what people use now beside ours, what is quickest for one query first."""
+    some = largest_real(found)
+    reached = {
+        (method, row["B"]): row
+        for method in (OURS_NOW, *USED_NOW)
+        for row in cpu_search.at_recall([row for row in some if row["method"] == method])
+    }
+    batches = sorted({batch for _, batch in reached})
+    order = sorted(USED_NOW, key=lambda method: float(reached[method, 1]["ratio"]))
+    lines = [
+        [USED_NOW[method], *(f"{reached[method, batch]['ratio']:.1f} ×" for batch in batches),
+         f"{reached[method, 1]['build_s']:.0f} s"]
+        for method in order
+    ]  # fmt: skip
+    own = [reached[OURS_NOW, batch] for batch in batches]
+    times = [f"{row['p50']:.1f}" for row in own]
+    asked = ("1 query" if batch == 1 else f"{batch} queries" for batch in batches)
+    head = ["time, ours = 1", *asked, "built in"]
+    return (
+        f"{markdown(head, lines)}\n\n"
+        f"{own[0]['N']:,} vectors of {own[0]['D']} dims, recall@10 of 0.99 or more. Ours takes "
+        f"{', '.join(times[:-1])} and {times[-1]} ms and is built in {own[0]['build_s']:.0f} s. "
+        f"{cpu_search.provenance(some)}."
+    )
+
+
+def widths(found: Facts) -> str:
+    """Ours over that set, in int8, by coarse dims: how many candidates are needed, and the times."""
+    some = largest_real(found)
+    lines = []
+    for name in dict.fromkeys(row["method"] for row in some):
+        if of_width := re.fullmatch(r"ours, (\d+)-d int8", name):
+            best = cpu_search.at_recall([row for row in some if row["method"] == name])
+            times = [f"{row['p50']:.1f} ms" for row in sorted(best, key=lambda row: row["B"])]
+            lines.append([of_width[1], str(best[0]["effort"]), f"{best[0]['recall']:.3f}", *times])
+    batches = sorted({row["B"] for row in some})
+    head = ["coarse dims", "candidates", "recall@10", *(f"B = {batch}" for batch in batches)]
+    ordered = sorted(lines, key=lambda line: int(line[0]))
+    return f"{markdown(head, ordered)}\n\n{cpu_search.provenance(some)}."
+
+
+def busy(found: Facts) -> str:
+    """`benchmarks.busy`: a line a policy and method, a column a number of busy processes beside."""
+    rows = found["rows"]
+    besides = sorted({row["beside"] for row in rows})
+    lines = []
+    for policy, method in dict.fromkeys((row["policy"], row["method"]) for row in rows):
+        own = {r["beside"]: r for r in rows if (r["policy"], r["method"]) == (policy, method)}
+        cells = [f"{own[b]['p50']:.2f} ({own[b]['p95']:.2f})" for b in besides]
+        lines.append([policy, method, *cells])
+    head = ["OMP_WAIT_POLICY", "method", *(f"+ {beside}" for beside in besides)]
+    about = f"{found['N']:,} items of {found['D']} dims; {of(found['machine'])}"
+    return f"{markdown(head, lines)}\n\n{about}"
 
 
 def benchmarked(*ops: str) -> Callable[[Facts], str]:
@@ -280,29 +354,32 @@ def of(machine: Facts) -> str:
     return f"{machine['date']}, commit {machine['commit']}{changed}, {machine['device']}{threads}{load}; {named}"
 
 
-def dims() -> str:
-    """The grid of coarse dims and candidates of docs/dims.json: R@1 from text to image."""
-    found = json.loads((ROOT / "docs" / "dims.json").read_text(encoding="utf-8"))
+def dims(found: Facts, direction: str, title: str) -> str:
+    """The grid of coarse dims and candidates of `python -m engine evaluate`: R@1 in one direction."""
     ways = found["recalls"].values()
     grid: dict[tuple[Source, int], dict[int | None, str]] = {}
     for way in ways:
         if way["search"] != "fine":
             row = grid.setdefault((way["source"], way["dim"]), {})
-            row[way["candidates"]] = f"{way['text_to_image']['R@1']:.1f}"
+            row[way["candidates"]] = f"{way[direction]['R@1']:.1f}"
     columns = [None, *found["candidates"]]
     lines = [
         [source_name(source, dim), *(row[count] for count in columns)]
         for (source, dim), row in grid.items()
     ]
     (whole,) = (way for way in ways if way["search"] == "fine")
-    head = ["t→i R@1", "alone", *(f"+ {count}" for count in found["candidates"])]
+    head = [f"{title} R@1", "alone", *(f"+ {count}" for count in found["candidates"])]
     full = f"{found['pictures']:,} pictures; a full scan of the fine vectors finds"
-    return f"{markdown(head, lines)}\n\n{full} {whole['text_to_image']['R@1']:.1f}."
+    return f"{markdown(head, lines)}\n\n{full} {whole[direction]['R@1']:.1f}."
 
 
 BENCH, SEARCH = "make bench", "python -m benchmarks.cpu_search"
+EVALUATE = "python -m engine evaluate"
 TABLES: dict[str, Callable[[], str]] = {
     "search": from_file("cpu_search", SEARCH, headline),
+    "peers": from_file("cpu_search", SEARCH, peers),
+    "widths": from_file("cpu_search", SEARCH, widths),
+    "busy": from_file("busy", "python -m benchmarks.busy", busy),
     "searches": from_file("cpu_search", SEARCH, lambda found: cpu_search.tables(found["rows"])),
     "paper": from_file("paper", "python -m benchmarks.paper", paper.table),
     "scaling": from_file("scaling", "python -m benchmarks.scaling", scaling.table),
@@ -314,7 +391,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": from_file("bench", BENCH, benchmarked("overhead")),
     "towers": from_file("bench", BENCH, benchmarked("encode")),
     "index": from_file("bench", BENCH, benchmarked("open", "open and search", "add and save", "verify")),
-    "dims": dims,
+    "dims": from_file("dims", EVALUATE, partial(dims, direction="text_to_image", title="t→i")),
+    "dims-images": from_file("dims", EVALUATE, partial(dims, direction="image_to_text", title="i→t")),
     "gpu": gpu_results,
     "gpu-brief": gpu_brief,
 }  # fmt: skip

@@ -124,7 +124,7 @@ def test_overhead(timed: Timed, count: int, dtype: CoarseDtype) -> None:
 
     assert bool((search().rows == kernels().rows).all())
     times = take_turns({"kernels": kernels, "search": search}, seconds=3, most=1000, pause=0)
-    # Of neighbours in time: the machine's moods are larger than what is asked.
+    # Of neighbours in time: from minute to minute times differ by more than what is asked.
     pairs = zip(times["search"], times["kernels"], strict=False)
     over = statistics.median(whole - stages for whole, stages in pairs)
     timed(search, op="overhead", dtype=dtype, N=count, B=1, kernels_ms=statistics.median(times["kernels"]),

@@ -21,7 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # What takes longest of the files, each of which runs on one worker: begun first. Begun last, as pytest-xdist would
 # have it (it begins with the files of most tests), one worker would be at one of them and the others have no work.
 LONGEST = (
-    "test_readme.py",
+    "docs/test_code_blocks.py",
     "kernels/test_contract_coarse.py",
     "kernels/test_triton_paths.py",
     "kernels/test_contract_rerank.py",

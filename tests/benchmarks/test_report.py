@@ -1,4 +1,4 @@
-"""REPORT.md and README's tables are what the results say, and nothing is shown as measured that was not."""
+"""REPORT.md and the pages' tables are what the results say, and nothing is shown as measured that was not."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,15 @@ import pytest
 
 from benchmarks import report
 
+# Tables of README and docs/ that REPORT.md has not, or not so.
+ON_PAGES = {"peers", "widths", "busy", "search", "dims", "dims-images", "gpu-brief"}
 MACHINE = {
     "device": "a box", "commit": "abc", "dirty": False, "date": "2026-01-02", "threads": 2, "cuda": None,
     "load": [0.5, 0, 0], "versions": {"torch": "2"},
 }  # fmt: skip
 
 
-def test_readme_and_report_are_what_the_results_say() -> None:
+def test_pages_and_report_are_what_the_results_say() -> None:
     assert report.main(["--check"]) == 0, "run python -m benchmarks.report"
 
 
@@ -22,7 +24,7 @@ def test_a_table_that_drifted_is_found_and_mended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(report, "PAGES", [tmp_path / "README.md"])
     monkeypatch.setattr(report, "REPORT", tmp_path / "REPORT.md")
     text = "before\n<!-- report: gpu -->\n1 ms, typed\n<!-- end -->\nafter\n"
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
@@ -38,27 +40,44 @@ def test_what_was_not_measured_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.report()
     named = [name for _, _, names, _ in report.SECTIONS for name in names]
-    assert {*named, "search", "dims", "gpu-brief"} == set(report.TABLES)
+    assert {*named, *ON_PAGES} == set(report.TABLES)
     assert text.count("Not measured yet: `") == len(named) - 1
     assert report.NO_GPU in text
 
 
-def test_dims_are_those_that_evaluate_wrote() -> None:
-    known = json.loads((report.ROOT / "docs" / "dims.json").read_text(encoding="utf-8"))
-    lines = [line.strip("| ").split(" | ") for line in report.dims().splitlines()]
-    assert lines[0] == ["t→i R@1", "alone", *(f"+ {count}" for count in known["candidates"])]
+@pytest.mark.parametrize(
+    ("table", "title", "direction"),
+    [("dims", "t→i", "text_to_image"), ("dims-images", "i→t", "image_to_text")],
+)
+def test_dims_are_those_that_evaluate_wrote(table: str, title: str, direction: str) -> None:
+    known = json.loads((report.RESULTS / "dims.json").read_text(encoding="utf-8"))
+    lines = [line.strip("| ").split(" | ") for line in report.TABLES[table]().splitlines()]
+    assert lines[0] == [f"{title} R@1", "alone", *(f"+ {count}" for count in known["candidates"])]
     (row,) = (line for line in lines if line[0] == "PCA 8-d")
     alone, *kept = row[1:]
-    assert alone == f"{known['recalls']['PCA alone (8-d)']['text_to_image']['R@1']:.1f}"
+    assert alone == f"{known['recalls']['PCA alone (8-d)'][direction]['R@1']:.1f}"
     for count, cell in zip(known["candidates"], kept, strict=True):
         way = known["recalls"][f"PCA 8-d, then fine over {count}"]
-        assert cell == f"{way['text_to_image']['R@1']:.1f}"
+        assert cell == f"{way[direction]['R@1']:.1f}"
     assert len(lines) == 2 + 11 + 2  # the checkpoint's own, five dims twice; then a last line
+
+
+def test_what_people_use_now_is_compared_at_the_same_recall() -> None:
+    """README's table, read again from the rows: of each method the least effort that reaches 0.99."""
+    rows = json.loads((report.RESULTS / "cpu_search.json").read_text(encoding="utf-8"))["rows"]
+    lines = [line.strip("| ").split(" | ") for line in report.TABLES["peers"]().splitlines()]
+    for name, title in report.USED_NOW.items():
+        given = {"kind": "real", "N": 1_000_000, "D": 768, "method": name}
+        own = [r for r in rows if given.items() <= r.items() and r["recall"] >= 0.99]
+        least = next(row["effort"] for row in own)
+        ratios = {row["B"]: row["ratio"] for row in own if row["effort"] == least}
+        (line,) = (line for line in lines if line[0] == title)
+        assert line[1:4] == [f"{ratios[batch]:.1f} ×" for batch in (1, 32, 256)]
 
 
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(SystemExit, match="no-such"):
-        report.readme("<!-- report: no-such -->\n<!-- end -->")
+        report.filled("<!-- report: no-such -->\n<!-- end -->")
 
 
 def test_benchmarks_show_only_the_columns_they_have() -> None:

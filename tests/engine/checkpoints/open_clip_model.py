@@ -1,6 +1,6 @@
 """open_clip's CLIP written down from its documented structure, as an oracle: same parameter names, same results.
 
-Checked once against open_clip_torch itself (docs/LOG.md); it cannot be a dependency, since it needs torchvision.
+Checked once against open_clip_torch itself (docs/log.md); it cannot be a dependency, since it needs torchvision.
 """
 
 from collections import OrderedDict

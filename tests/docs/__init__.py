@@ -1,0 +1,1 @@
+"""The pages: their code runs, their figures are those of files, the site builds."""

@@ -2,10 +2,9 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,18 +16,18 @@ SIZES = {"coarse-dim": 6, "fine-dim": 12, "head-dim": 16, "text-hidden": 16, "vo
 SMALL = SIZES | {"views": 1, "batch-size": 3, "dropout": 0}
 
 
-def command(processes: int, *arguments: object) -> list[str]:
+def train(
+    processes: int, *arguments: object, module: Sequence[str] = ("engine",)
+) -> "subprocess.CompletedProcess[str]":
+    """`module` with these arguments of `train`, in as many processes, in a session of their own."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     start = launcher if processes > 1 else []
     small = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     asked = ["train", *map(str, arguments), *small, "--json"]
-    return [sys.executable, *start, "-m", "engine", *asked]
-
-
-def train(processes: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command(processes, *arguments), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, *start, "-m", *module, *asked],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=300, start_new_session=True,
     )  # fmt: skip
 
 
@@ -70,23 +69,18 @@ def test_what_is_refused_leaves_nothing_and_nobody_waits(
 def test_ctrl_c_stops_both_after_the_same_step_and_both_go_on(
     tiny_dataset: Path, image_weights: Path, tmp_path: Path
 ) -> None:
+    """It comes to the launcher's group, as from a terminal, while a step is made."""
     out, state = tmp_path / "out", tmp_path / "out.state"
-    given = (tiny_dataset, "--image-weights", image_weights, "-o", out, "--steps", 400)
-    given += ("--every", 1)
-    running = subprocess.Popen(
-        command(2, *given), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not list(state.glob("checkpoint-*/complete")):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)  # to every process, as a terminal does
-    assert running.wait(timeout=120) != 0
+    given = [tiny_dataset, "--image-weights", image_weights, "-o", out]
+    given += ["--steps", 6, "--every", 100]
+    module = ("tests.engine.training.interrupted", "SIGINT", "4")
+    stopped = train(2, *given, module=module)
+    assert stopped.returncode != 0
+    assert "stopped after step 4 of 6" in stopped.stderr
     assert not out.exists()
-    last = max(int(place.parent.name.split("-")[1]) for place in state.glob("*/complete"))
-    assert last < 400
-    done = train(2, *given[:-4], "--steps", 400, "--every", 1, "--resume")
+    assert [place.name for place in state.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert (state / "checkpoint-4" / "complete").exists()
+    done = train(2, *given, "--resume")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 400
+    assert json.loads(done.stdout)["steps"] == 6
+    assert not state.exists()

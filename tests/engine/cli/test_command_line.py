@@ -22,7 +22,7 @@ from engine.__main__ import main
 from engine.building import build_index
 from engine.cli.ending import Command, run_command
 from tests.conftest import PICTURES, ROOT
-from tests.engine.cli.test_cli import assert_refused, run, run_json
+from tests.engine.cli.running import assert_refused, run, run_json
 
 NAMES = [f"i{number}" for number in range(8)]
 

@@ -52,7 +52,7 @@ def mutations(tree: ast.Module) -> Iterator[tuple[ast.AST, Callable[[], None]]]:
             yield node, _set(node, "operand", ast.Constant(False))
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
             yield node, _set(node, "value", not node.value)
-        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             yield node, _set(node, "value", node.value + 1)
         elif isinstance(node, ast.Name) and node.id in SWAPPED_CALLS:
             yield node, _set(node, "id", SWAPPED_CALLS[node.id])

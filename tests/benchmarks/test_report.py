@@ -44,7 +44,7 @@ def test_what_was_not_measured_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_dims_are_those_that_evaluate_wrote() -> None:
-    known = json.loads((report.ROOT / "docs" / "dims.json").read_text(encoding="utf-8"))
+    known = json.loads((report.ROOT / "docs" / "dims.json").read_text(encoding="utf-8"))  # type: ignore[attr-defined]
     lines = [line.strip("| ").split(" | ") for line in report.dims().splitlines()]
     assert lines[0] == ["t→i R@1", "alone", *(f"+ {count}" for count in known["candidates"])]
     (row,) = (line for line in lines if line[0] == "PCA 8-d")

@@ -71,8 +71,8 @@ def test_a_set_has_no_order() -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[engine.Retriever], Any], str]] = {
-    "remove text": (lambda r: r.remove("cat"), "ids: expected a list of ids, got str 'cat'"),  # type: ignore[arg-type]
-    "remove bytes": (lambda r: r.remove(b"cat"), "ids: expected a list"),  # type: ignore[arg-type]
+    "remove text": (lambda r: r.remove("cat"), "ids: expected a list of ids, got str 'cat'"),
+    "remove bytes": (lambda r: r.remove(b"cat"), "ids: expected a list"),
     "remove one": (lambda r: r.remove(5), "ids: expected a list of ids, got int 5"),  # type: ignore[arg-type]
     "remove none": (lambda r: r.remove(None), "ids: expected a list"),  # type: ignore[arg-type]
     "remove mapping": (lambda r: r.remove({"cat": 1}), "ids: expected a list"),  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def test_masks_and_ids_that_are_right() -> None:
         assert r.search(X[:2], 6, filter=each).ids == [[0], [1]]
     two = engine.Retriever.from_embeddings(X[:2])
     assert set(two.search(X[0], 2, filter=[1, 0]).ids[0]) == {0, 1}
-    r.remove(np.array([1, 0]))
+    r.remove(np.array([1, 0]))  # type: ignore[arg-type]
     assert list(r.index.compact().ids) == [2, 3, 4, 5]
 
 
@@ -215,12 +215,12 @@ def test_what_is_wrong_is_said_before_anything_is_encoded(untrained: Path) -> No
         ({"on_conflict": "skp"}, "on_conflict: expected"),
     ):
         with pytest.raises(engine.InvalidArgument, match=message):
-            r.add([Path("none.png")] * 2, **wrong)  # type: ignore[arg-type]
+            r.add([Path("none.png")] * 2, **wrong)
 
 
 @pytest.mark.parametrize("wrong", [5, None, b"x", [], object(), "", "a\0b"])
 def test_what_is_no_path(wrong: Any) -> None:
-    for use in (engine.Retriever, engine.Index.open, lambda path: named().index.save(path or 5)):
+    for use in (engine.Retriever, engine.Index.open, lambda path: named().index.save(path or 5)):  # type: ignore[arg-type]
         with pytest.raises(
             engine.InvalidArgument, match=r"expected a path \(str or pathlib.Path\)"
         ):

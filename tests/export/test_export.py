@@ -132,7 +132,7 @@ def test_a_corrupted_weight_fails_the_gate_where_it_happened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One weight of the ONNX graph alone: torch, in both precisions, is right."""
-    original = export.run.export_graph
+    original = export.run.export_graph  # type: ignore[attr-defined]
 
     def corrupting(tower: object, inputs: object, file: Path, **options: bool) -> Graph:
         graph = original(tower, inputs, file, **options)  # type: ignore[arg-type]

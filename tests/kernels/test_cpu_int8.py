@@ -73,7 +73,7 @@ def timed_as(seconds: Callable[[torch.dtype], float], monkeypatch: pytest.Monkey
         now += seconds(items.dtype)
 
     monkeypatch.setattr(product, "_multiply", multiply)
-    monkeypatch.setattr(product.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(product.time, "perf_counter", lambda: now)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("quicker", [torch.float32, torch.bfloat16])
@@ -89,9 +89,9 @@ def test_int8_is_given_up_for_plain_loops_only(
     """Which take a hundred times as long; on an x86 sums that are right are not of plain loops."""
     monkeypatch.setattr(product, "int8_is_exact", lambda: True)
     timed_as(lambda dtype: 1e-4 * (ratio if dtype == torch.int8 else 1), monkeypatch)
-    monkeypatch.setattr(product.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(product.platform, "machine", lambda: "aarch64")  # type: ignore[attr-defined]
     assert multiplies_int8.__wrapped__() == multiplies
-    monkeypatch.setattr(product.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(product.platform, "machine", lambda: "x86_64")  # type: ignore[attr-defined]
     assert multiplies_int8.__wrapped__() == (multiplies or torch.backends.mkldnn.is_available())
 
 

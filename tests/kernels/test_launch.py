@@ -57,7 +57,7 @@ def test_larger_batches_take_more_queries_a_program() -> None:
 
 def test_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse_launch.cache_clear()
-    monkeypatch.setitem(module.TABLE, ((9, 0), "large", 64, 2), (128, 32, 4, 3, 100))
+    monkeypatch.setitem(module.TABLE, ((9, 0), "large", 64, 2), (128, 32, 4, 3, 100))  # type: ignore[attr-defined]
     chosen = coarse_launch((9, 0), 256, 1_000_000, 64, 10, torch.float16)
     found = chosen.block_b, chosen.block_n, chosen.warps, chosen.stages, chosen.registers
     assert found == (128, 32, 4, 3, 100)

@@ -88,7 +88,7 @@ def searches(module: object) -> list[tuple[TopK, TopK]]:
     ):
         expected = coarse_topk_reference(asked, items, k, mask=shown)
         for launch in launches:
-            found = module.coarse_topk(asked, items, k, shown, launch=launch)
+            found = module.coarse_topk(asked, items, k, shown, launch=launch)  # type: ignore[attr-defined]
             pairs.append((found, expected))
     return pairs
 

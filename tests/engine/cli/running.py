@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def apart(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def run_json(*arguments: object) -> dict[str, object]:
+def run_json(*arguments: object) -> dict[str, Any]:
     child = run(*arguments, "--json")
     assert child.returncode == 0, child.stderr
     answer = json.loads(child.stdout)

@@ -24,12 +24,12 @@ def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
 
     picture = next((some_pictures / "noto").iterdir())
     answer = run_json("search", place, "a red car", "--image", picture, "-k", 2)
-    by_words, by_picture = answer["answers"]  # type: ignore[misc]
+    by_words, by_picture = answer["answers"]
     assert by_words["query"] == "a red car"
     assert len(by_words["hits"]) == 2
     assert by_picture["hits"][0]["id"] == f"noto/{picture.name}"
     assert by_picture["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
-    assert set(answer["milliseconds"]) == {"encode", "coarse", "rerank"}  # type: ignore[call-overload]
+    assert set(answer["milliseconds"]) == {"encode", "coarse", "rerank"}
 
     child, again = (
         search("search", place, "a red car", "-k", 1, "--mode", "exact") for search in (apart, run)
@@ -45,7 +45,7 @@ def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
     run_json("index", some_pictures, "-o", tmp_path / "small", "--coarse-dtype", "int8")
     assert "coarse: 16 x int8" in run("info", tmp_path / "small").stdout
     answer = run_json("search", tmp_path / "small", "--image", picture, "-k", 1)
-    assert answer["answers"][0]["hits"] == by_picture["hits"][:1]  # type: ignore[index]
+    assert answer["answers"][0]["hits"] == by_picture["hits"][:1]
 
 
 def test_evaluate_writes_what_it_prints(

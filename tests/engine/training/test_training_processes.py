@@ -38,8 +38,8 @@ def test_two_processes_train_as_one_does_that_accumulates_two_batches(
     tiny_dataset: Path, image_weights: Path, tmp_path: Path
 ) -> None:
     """Steps of two batches either way: gradients averaged between processes, or summed up in one."""
-    given = (tiny_dataset, "--image-weights", image_weights, "--steps", 6, "--every", 3)
-    given += ("--validation", 0.4)
+    given = [tiny_dataset, "--image-weights", image_weights, "--steps", 6, "--every", 3]
+    given += ["--validation", 0.4]
     two = train(*given, "-o", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     one = run(*command(*given, "-o", tmp_path / "one", "--accumulate", 2))

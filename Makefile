@@ -6,7 +6,7 @@ PIP    := $(PY) -m pip install --disable-pip-version-check --progress-bar on -c 
 OUT    ?= build/gpu
 SMOKE  ?= tests/test_import_rules.py tests/test_readme.py tests/engine/test_retriever.py
 
-.PHONY: setup setup-demo demo test check docs resolve floors bench gpu index-long pictures train-example recipes serve
+.PHONY: setup setup-demo demo test coverage mutants check docs resolve floors bench gpu index-long pictures train-example recipes serve
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.everything     ## create .venv and install everything the targets need
@@ -34,6 +34,16 @@ demo: setup-demo               ## index the bundled pictures, search them, write
 
 test: setup                    ## everything that can be proven without a GPU
 	$(PY) -m pytest -n 2 --dist loadfile
+
+coverage: setup                ## the same tests, slower, and the lines that they do not reach
+	mkdir -p build/coverage
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -n 2 --dist loadfile
+	$(PY) -m coverage combine -q
+	$(PY) -m coverage report
+
+mutants: setup                 ## break the search and the index in one place at a time: which faults does no test see?
+	$(PY) -m tests.mutants --sample 100 $(MUTANTS)
 
 check: setup resolve docs      ## style, types, import rules, the site, the wheel, what the kernels compile to, whether all can install it
 	$(PY) -m ruff check .

@@ -62,7 +62,7 @@ def test_pickles_are_opened_in_one_place() -> None:
     readers = re.compile(
         r"(torch\.load|(\w+\.)?(Unp|p)ickle(r|\.loads?)|joblib\.load|dill\.loads?)$"
     )
-    found = {}
+    found = {}  # type: ignore[var-annotated]
     for file, name, call in CALLS:
         if readers.match(name):
             found.setdefault(str(file), []).append(call)

@@ -62,7 +62,8 @@ def train(
         validation: pictures by whose AR the best weights of the run are chosen; none: the last ones are taken.
         features_file: keeps the features of frozen towers for the next run.
         resume: go on with a run that was cut off, whose state is in `OUTPUT.state`: to the same weights, on the CPU
-            with as many threads to the bit. While training, Ctrl-C saves a state and raises KeyboardInterrupt.
+            with as many threads to the bit. While training, Ctrl-C or SIGTERM saves a state and
+            raises KeyboardInterrupt.
         skipped: pictures that cannot be read are left out and noted here. None: ImageError.
 
     Under `torchrun` every process calls this, on its own GPU or share of the CPU: each draws batches of its own, in

@@ -110,40 +110,49 @@ def digest_of(examples: Sequence[Example]) -> str:
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C: the step at hand is finished, the state saved, the training stopped. A second one stops at once.
+    """Ctrl-C or SIGTERM: the step at hand is finished, the state saved, the training stopped.
 
-    Of several processes all stop after the same step, whichever was asked.
+    A second one stops at once. Of several processes all stop after the same step, whichever was asked: `torchrun`
+    passes the signal on, and kills after 30 s.
     """
 
     def __init__(self) -> None:
         self.asked = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        asked = self.asked
         if args.world_size > 1:
-            asked = torch.tensor(float(self.asked), device=args.device)
-            torch.distributed.all_reduce(asked)
-            self.asked = bool(asked > 0)
-        if self.asked and state.global_step < state.max_steps:
+            # `self.asked` stays: who is asked while the processes agree stops after the next step.
+            any_asked = torch.tensor(float(asked), device=args.device)
+            torch.distributed.all_reduce(any_asked)
+            asked = bool(any_asked > 0)
+        if asked and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
         return control
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Take Ctrl-C meanwhile; only the main thread may."""
+        """Take both signals meanwhile; only the main thread may."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        at_once: dict[signal.Signals, Any] = {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+        }
 
         def asked(*_: Any) -> None:
             self.asked = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number, stop in at_once.items():
+                signal.signal(number, stop)
 
-        before = signal.signal(signal.SIGINT, asked)
+        before = {number: signal.signal(number, asked) for number in at_once}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _write(file: Path, run: Mapping[str, Any]) -> None:

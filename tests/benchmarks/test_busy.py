@@ -1,5 +1,7 @@
 """`benchmarks.busy`: every method is timed, and its busy processes end."""
 
+import subprocess
+
 import pytest
 
 from benchmarks import busy
@@ -13,11 +15,14 @@ def test_every_method_is_timed() -> None:
 
 
 def test_busy_processes_run_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    popen = busy.subprocess.Popen
-    monkeypatch.setattr(
-        busy.subprocess, "Popen", lambda command: started.append(popen(command)) or started[-1]
-    )
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str]) -> None:
+            super().__init__(command)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
     with busy.busy(2):
         assert [process.poll() for process in started] == [None, None]
     assert [process.poll() for process in started] == [-9, -9]

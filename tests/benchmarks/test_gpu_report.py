@@ -100,7 +100,7 @@ def test_a_wrong_result_stops_every_speed(monkeypatch: pytest.MonkeyPatch, tmp_p
     faults = iter(["", "not in order"])
     monkeypatch.setattr(gpu, "prepare", lambda _shape, items: items)
     monkeypatch.setattr(gpu, "check", lambda _shape, _given: next(faults))
-    monkeypatch.setattr(gpu, "measure", lambda shape, *_rest: {"shape": gpu.asdict(shape)})
+    monkeypatch.setattr(gpu, "measure", lambda shape, *_rest: {"shape": gpu.asdict(shape)})  # type: ignore[attr-defined]
     monkeypatch.setattr(gpu, "line", str)
     report = {**empty(), "search": ["a row"], "encoders": ["a case"]}
     gpu.run(report, todo, CPU, time.monotonic() + 100)
@@ -108,7 +108,7 @@ def test_a_wrong_result_stops_every_speed(monkeypatch: pytest.MonkeyPatch, tmp_p
     written = json.loads((tmp_path / "none-d-c.json").read_text())
     assert [written[name] for name in ("cases", "search", "encoders")] == [[], [], []]
     assert written["wrong"] == [
-        {"section": "cases", "shape": gpu.asdict(todo[1]), "fault": "not in order"}
+        {"section": "cases", "shape": gpu.asdict(todo[1]), "fault": "not in order"}  # type: ignore[attr-defined]
     ]
 
 
@@ -117,7 +117,7 @@ def test_what_the_time_does_not_reach_is_listed() -> None:
     report = empty()
     gpu.run(report, todo, CPU, time.monotonic() - 1)
     assert report["cases"] == []
-    assert report["not_reached"] == [{"section": "cases", "shape": gpu.asdict(todo[0])}]
+    assert report["not_reached"] == [{"section": "cases", "shape": gpu.asdict(todo[0])}]  # type: ignore[attr-defined]
 
 
 def test_an_error_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -221,15 +221,15 @@ def test_a_written_table_reads_back() -> None:
 def test_the_quickest_blocks_that_run_are_chosen() -> None:
     from triton.runtime.errors import OutOfResources
 
-    base = tune.coarse_launch((9, 0), 256, 4_000_000, 64, 128, torch.float16)
+    base = tune.coarse_launch((9, 0), 256, 4_000_000, 64, 128, torch.float16)  # type: ignore[attr-defined]
     tried = list(tune.choices((9, 0), 256, 64, 2))
     assert (128, 64, 4, 4, 168) in tried  # the default is among them
     assert all(64 * 2 * (b + s * n) <= 227 * 1024 for b, n, _, s, _ in tried)
 
     def time_of(launch: object) -> float:
-        if launch.block_n == 64:
+        if launch.block_n == 64:  # type: ignore[attr-defined]
             raise OutOfResources(512, 256, "threads")
-        return 1.0 if launch.block_b == 128 else 2.0
+        return 1.0 if launch.block_b == 128 else 2.0  # type: ignore[attr-defined]
 
     found = tune.best_blocks(base, tried, time_of)
     assert found is not None

@@ -56,7 +56,7 @@ def test_every_row_has_the_recall_that_numpy_finds() -> None:
     assert heads_of == list(heads(SIZES))
     pool = gpu_search.pool_of(400, 32, TINY.coarse, 5, CPU)
     fine, asked = (one.fine.double().numpy() for one in (pool.items, pool.queries))
-    coarse, asked_coarse = (one.coarse.double().numpy() for one in (pool.items, pool.queries))
+    coarse, asked_coarse = (one.coarse.double().numpy() for one in (pool.items, pool.queries))  # type: ignore[union-attr]
     found = {(row["method"], row["B"], row["candidates"]): row for row in report["search"]}
     for batch in SIZES.batches:
         scores = asked[:batch] @ fine.T
@@ -81,7 +81,7 @@ def answer(pool: gpu_search.Pool, candidates: int | None) -> TopK:
     queries, items = pool.queries, pool.items
     if candidates is None:
         return coarse_topk(queries.fine, items.fine, 4)
-    listed = coarse_topk(queries.coarse, items.coarse, candidates)
+    listed = coarse_topk(queries.coarse, items.coarse, candidates)  # type: ignore[arg-type]
     return rerank_topk(queries.fine, items.fine, listed.rows, 4)
 
 
@@ -107,7 +107,7 @@ def test_the_check_sees_what_can_be_wrong(pool: gpu_search.Pool, candidates: int
 
 def all_rows(pool: gpu_search.Pool, candidates: int | None) -> torch.Tensor:
     """What an answer is chosen from."""
-    return coarse_topk(pool.queries.coarse, pool.items.coarse, candidates or 400).rows
+    return coarse_topk(pool.queries.coarse, pool.items.coarse, candidates or 400).rows  # type: ignore[arg-type]
 
 
 def test_the_check_sees_rows_that_were_no_candidates(pool: gpu_search.Pool) -> None:

@@ -108,7 +108,9 @@ def bomb_of_real_pixels(rng: random.Random) -> Case:
 def bomb_by_jpeg_header(rng: random.Random) -> Case:
     content = bytearray(encoded(smooth(rng), "JPEG", progressive=rng.random() < 0.5))
     frame = next(
-        at for at in range(len(content)) if content[at : at + 2] in (b"\xff\xc0", b"\xff\xc2")
+        at
+        for at in range(len(content))
+        if content[at : at + 2] in (b"\xff\xc0", b"\xff\xc2")  # type: ignore[comparison-overlap]
     )
     size = (rng.randrange(10_100, 65_500), rng.randrange(10_100, 65_500))
     content[frame + 5 : frame + 9] = struct.pack(">HH", *size)
@@ -185,7 +187,7 @@ def animated(rng: random.Random) -> Case:
     ]
     kind = rng.choice(("PNG", "WEBP"))
     lossless = {"lossless": True} if kind == "WEBP" else {}
-    content = encoded(first, kind, save_all=True, append_images=frames, duration=40, **lossless)
+    content = encoded(first, kind, save_all=True, append_images=frames, duration=40, **lossless)  # type: ignore[arg-type]
     return Case(content, first, "no", 0.0, f".{kind.lower()}")
 
 
@@ -369,7 +371,7 @@ def plant(bug: str) -> None:
     elif bug == "scans":
         images.MAX_SCANS = 1 << 62
     elif bug == "upright":
-        images._upright = lambda image, _: image
+        images._upright = lambda image, _: image  # type: ignore[assignment]
     elif bug == "white":
         new = Image.new
         Image.new = lambda mode, size, color=0: new(mode, size, 0 if color == "white" else color)

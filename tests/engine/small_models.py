@@ -223,7 +223,7 @@ def clip_tokenizer(tokens: int) -> CLIPTokenizer:
     words = [word for word in dict.fromkeys([*learned["vocab"], *alphabet]) if "<|" not in word]
     vocabulary = {word: place for place, word in enumerate([*words, START, END])}
     merges = [tuple(merge) for merge in learned["merges"]]
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=tokens)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=tokens)  # type: ignore[arg-type]
 
 
 def siglip_tokenizer(tokens: int) -> PreTrainedTokenizerFast:
@@ -266,7 +266,7 @@ def siglip2_tokenizer() -> Siglip2Tokenizer:
     learned = json.loads(learner.to_str())["model"]
     tokenizer = Siglip2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=[tuple(merge) for merge in learned["merges"]],  # type: ignore[misc]
         padding_side="right",
         model_input_names=["input_ids"],
     )

@@ -71,14 +71,14 @@ def test_a_set_has_no_order() -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[engine.Retriever], Any], str]] = {
-    "remove text": (lambda r: r.remove("cat"), "ids: expected a list of ids, got str 'cat'"),  # type: ignore[arg-type]
-    "remove bytes": (lambda r: r.remove(b"cat"), "ids: expected a list"),  # type: ignore[arg-type]
+    "remove text": (lambda r: r.remove("cat"), "ids: expected a list of ids, got str 'cat'"),
+    "remove bytes": (lambda r: r.remove(b"cat"), "ids: expected a list"),
     "remove one": (lambda r: r.remove(5), "ids: expected a list of ids, got int 5"),  # type: ignore[arg-type]
     "remove none": (lambda r: r.remove(None), "ids: expected a list"),  # type: ignore[arg-type]
     "remove mapping": (lambda r: r.remove({"cat": 1}), "ids: expected a list"),  # type: ignore[arg-type]
     "without text": (lambda r: r.index.without("cat"), "ids: expected a list"),
     "rows_of text": (lambda r: r.index.rows_of("cat"), "ids: expected a list"),
-    "filter one": (lambda r: r.search(X[0], filter=3), "filter: expected a bool mask"),
+    "filter one": (lambda r: r.search(X[0], filter=3), "filter: expected a bool mask"),  # type: ignore[arg-type]
     "filter bytes": (lambda r: r.search(X[0], filter=b"cat"), "filter: expected a bool mask"),
     "filter text among lists": (
         lambda r: r.search(X[:2], filter=[["cat"], "dog"]),
@@ -172,10 +172,10 @@ def test_masks_and_ids_that_are_right() -> None:
     for ids in ([0, 1], np.array([1, 0]), torch.tensor([0, 1]), {0, 1}, range(2)):
         assert set(r.search(X[0], 6, filter=ids).ids[0]) == {0, 1}
     for each in ([[0], {1}], np.array([[0], [1]]), torch.tensor([[0], [1]]), [np.array([0]), (1,)]):
-        assert r.search(X[:2], 6, filter=each).ids == [[0], [1]]
+        assert r.search(X[:2], 6, filter=each).ids == [[0], [1]]  # type: ignore[arg-type]
     two = engine.Retriever.from_embeddings(X[:2])
     assert set(two.search(X[0], 2, filter=[1, 0]).ids[0]) == {0, 1}
-    r.remove(np.array([1, 0]))
+    r.remove(np.array([1, 0]))  # type: ignore[arg-type]
     assert list(r.index.compact().ids) == [2, 3, 4, 5]
 
 
@@ -215,12 +215,12 @@ def test_what_is_wrong_is_said_before_anything_is_encoded(untrained: Path) -> No
         ({"on_conflict": "skp"}, "on_conflict: expected"),
     ):
         with pytest.raises(engine.InvalidArgument, match=message):
-            r.add([Path("none.png")] * 2, **wrong)  # type: ignore[arg-type]
+            r.add([Path("none.png")] * 2, **wrong)
 
 
 @pytest.mark.parametrize("wrong", [5, None, b"x", [], object(), "", "a\0b"])
 def test_what_is_no_path(wrong: Any) -> None:
-    for use in (engine.Retriever, engine.Index.open, lambda path: named().index.save(path or 5)):
+    for use in (engine.Retriever, engine.Index.open, lambda path: named().index.save(path or 5)):  # type: ignore[arg-type]
         with pytest.raises(
             engine.InvalidArgument, match=r"expected a path \(str or pathlib.Path\)"
         ):

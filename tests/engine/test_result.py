@@ -61,7 +61,7 @@ def test_beyond_all_memory(retriever: engine.Retriever, number: int) -> None:
     """A huge k is refused; a huge number of candidates is that of the items."""
     for mode in ("two_stage", "exact", "coarse"):
         with pytest.raises(engine.InvalidArgument, match="k: expected at most 1,048,576, got"):
-            retriever.search(vectors(1), number, mode=mode)  # type: ignore[arg-type]
+            retriever.search(vectors(1), number, mode=mode)
     for act in (
         lambda: retriever.calibrate(vectors(400), number),
         lambda: retriever.evaluate(vectors(3), number),
@@ -137,16 +137,16 @@ def test_one_bad_query_does_not_reject_the_others(
             batch = [*batch, vector]  # which the index, for lack of a reduction, takes only then
         else:
             batch = batch[:11]
-        found = pictured.search(batch, on_error="report", **arguments)  # type: ignore[arg-type]
+        found = pictured.search(batch, on_error="report", **arguments)
         assert len(found) == len(found.errors) == len(found.guarantee) == len(batch)
         for place, error in enumerate(found.errors):
             if place not in good:
                 assert isinstance(error, engine.InvalidArgument | engine.ImageError)
-                assert (found.counts[place], found[place]) == (0, [])
+                assert (found.counts[place], found[place]) == (0, [])  # type: ignore[comparison-overlap]
                 assert torch.isneginf(found.scores[place]).all()
                 assert found.guarantee[place] is None
                 continue
-            alone = pictured.search(good[place], **arguments)  # type: ignore[arg-type]
+            alone = pictured.search(good[place], **arguments)
             assert error is None
             assert found.ids[place] == alone.ids[0]
             torch.testing.assert_close(found.scores[place], alone.scores[0])
@@ -162,7 +162,7 @@ def test_filters_of_each_query_stay_with_their_query(pictured: engine.Retriever)
     batch = ["a dog", " ", "a red car"]
     for filter in ([[1, 2], [3], [4]], np.eye(3, 12, 1, dtype=bool) | np.eye(3, 12, 4, dtype=bool)):
         found = pictured.search(batch, 12, filter=filter, on_error="report")
-        alone = pictured.search("a red car", 12, filter=filter[2:])  # type: ignore[index]
+        alone = pictured.search("a red car", 12, filter=filter[2:])
         assert found.ids[2] == alone.ids[0]
         assert found.ids[1] == []
     with pytest.raises(engine.InvalidArgument, match=r"one list of ids per query \(3\), got 2"):

@@ -131,7 +131,7 @@ def test_items_are_stretched_to_their_length_and_queries_are_not() -> None:
     best = np.argsort(-queries @ items.T, axis=1)[:, :10]
 
     def held(coarse: np.ndarray) -> float:  # of the best ten, by 20 candidates
-        listed = np.argsort(-(queries @ r.index.reduction) @ coarse.T, axis=1)[:, :20]
+        listed = np.argsort(-(queries @ r.index.reduction) @ coarse.T, axis=1)[:, :20]  # type: ignore[operator]
         return float(
             np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best, listed, strict=True)])
         )
@@ -252,7 +252,7 @@ def test_searching_while_adding_sees_whole_indexes_only() -> None:
         for _ in range(60):
             before = len(r)
             found = r.search(query, k=1)
-            if not found.scores[0, 0] >= 8 * before or found.ids[0][0] < before - 1:
+            if not found.scores[0, 0] >= 8 * before or found.ids[0][0] < before - 1:  # type: ignore[operator]
                 wrong.append((before, found.ids))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]

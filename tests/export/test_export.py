@@ -68,7 +68,8 @@ def test_a_retriever_runs_an_export_as_it_runs_the_checkpoint(
     found = []
     for source in (small("clip-other"), place):
         with engine.Retriever.from_pretrained(source) as retriever:
-            retriever.add(list(pairs.images), ids=[str(n) for n in range(len(pairs))])
+            files = [image for image in pairs.images if isinstance(image, Path)]
+            retriever.add(files, ids=[str(n) for n in range(len(pairs))])
             found.append(retriever.search(list(pairs.texts), k=5, mode="exact"))
     assert found[0].ids == found[1].ids
     torch.testing.assert_close(found[0].scores, found[1].scores, atol=1e-5, rtol=0)
@@ -132,7 +133,7 @@ def test_a_corrupted_weight_fails_the_gate_where_it_happened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One weight of the ONNX graph alone: torch, in both precisions, is right."""
-    original = export.run.export_graph
+    original = export.run.export_graph  # type: ignore[attr-defined]
 
     def corrupting(tower: object, inputs: object, file: Path, **options: bool) -> Graph:
         graph = original(tower, inputs, file, **options)  # type: ignore[arg-type]

@@ -28,11 +28,11 @@ def _vectors(count: int, seed: int) -> Vectors:
     shared = {"coarse": unit(6), "fine": unit(24)}  # captions near their pictures
     return {
         tower: {
-            head: torch.nn.functional.normalize(x + 0.3 * unit(x.shape[1]), dim=1)
+            head: torch.nn.functional.normalize(x + 0.3 * unit(x.shape[1]), dim=1)  # type: ignore[misc]
             for head, x in shared.items()
         }
         for tower in ("image", "text")
-    }  # type: ignore[return-value]
+    }
 
 
 def _noisy(vectors: Vectors, size: float) -> Vectors:
@@ -42,7 +42,7 @@ def _noisy(vectors: Vectors, size: float) -> Vectors:
             head: x + size * torch.randn(x.shape, generator=chance) for head, x in heads.items()
         }
         for tower, heads in vectors.items()
-    }  # type: ignore[return-value]
+    }
 
 
 def _oracle(found: Any, reference: Any, concepts: Any) -> tuple[dict[int, float], dict[int, float]]:
@@ -69,14 +69,14 @@ def test_figures_are_numpys(count: int) -> None:
     ]
     for tower in ("image", "text"):
         for head in ("coarse", "fine"):
-            a, b = (vectors[tower][head] for vectors in wide)  # type: ignore[index]
+            a, b = (vectors[tower][head] for vectors in wide)
             cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
             expected = {"min": cosine.min(), "p1": np.quantile(cosine, 0.01), "mean": cosine.mean()}
             assert step.cosine[f"{tower} {head}"] == pytest.approx(expected, abs=1e-9)
     for asking, asked in (("text", "image"), ("image", "text")):
         for head in ("coarse", "fine"):
             sides = [(vectors[asking][head], vectors[asked][head]) for vectors in wide]  # type: ignore[index]
-            overlap, change = _oracle(*sides, pairs.concepts)
+            overlap, change = _oracle(*sides, pairs.concepts)  # type: ignore[call-arg]
             way = f"{asking} to {asked}, {head}"
             assert step.overlap[way] == pytest.approx(overlap)
             assert step.recall_change[way] == pytest.approx(change)
@@ -99,7 +99,7 @@ def test_the_gate_names_what_lies_below_it(head: Any, tower: Any, cosine_only: b
     found = {t: {h: x.clone() for h, x in heads.items()} for t, heads in reference.items()}
     found[tower][head][7] *= -1
     gate = Gate(0.9, 0 if cosine_only else 0.9999)
-    step = compare("step", found, reference, pairs, gate)  # type: ignore[arg-type]
+    step = compare("step", found, reference, pairs, gate)
     assert step.failures[0] == f"{tower} {head}: cosine -1.000000, at least 0.9 expected"
     assert (len(step.failures) == 1) == cosine_only
     assert all(head in failure for failure in step.failures)
@@ -110,7 +110,7 @@ def test_a_vector_that_is_no_vector_fails(value: float) -> None:
     reference = _vectors(40, 4)
     found = {t: {h: x.clone() for h, x in heads.items()} for t, heads in reference.items()}
     found["image"]["fine"][3, 0] = value
-    step = compare("step", found, reference, _pairs(40, 40), Gate(0.9, 0.5))  # type: ignore[arg-type]
+    step = compare("step", found, reference, _pairs(40, 40), Gate(0.9, 0.5))
     assert step.cosine["image fine"]["min"] == -1
     assert len(step.failures) == 1
     assert step.overlap["text to image, fine"][1] < 1  # the picture is found by nobody

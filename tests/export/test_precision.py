@@ -77,7 +77,7 @@ def test_batch_norms_are_folded_away() -> None:
     torch.manual_seed(2)
     plain = nn.Sequential(nn.Conv2d(3, 7, 3, bias=False), nn.BatchNorm2d(7), nn.ReLU()).eval()
     norm = plain[1]
-    for tensor in (norm.weight, norm.bias, norm.running_mean):  # type: ignore[union-attr]
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
         nn.init.normal_(tensor)  # type: ignore[arg-type]
     nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
     folded, pictures = copy.deepcopy(plain), torch.randn(2, 3, 9, 9)

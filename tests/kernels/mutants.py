@@ -36,8 +36,8 @@ class Mutant:
             text = (copy / file).read_text()
             assert old in text, f"{file} no longer holds {old!r}: write this mutant anew"
             (copy / file).write_text(text.replace(old, new))
-        for file in copy.glob("*.py"):
-            file.write_text(file.read_text().replace("kernels._triton", name))
+        for copied in copy.glob("*.py"):
+            copied.write_text(copied.read_text().replace("kernels._triton", name))
         sys.path.insert(0, str(folder))
         try:
             importlib.invalidate_caches()

@@ -69,7 +69,7 @@ def test_what_is_fast_follows_the_instructions_that_there_are(
 ) -> None:
     """On an x86 oneDNN says that it does bfloat16 where it only emulates it."""
     x86 = machine in ("x86_64", "AMD64")
-    monkeypatch.setattr(product.platform, "machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(product, "int8_is_exact", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has and x86)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has or x86)

@@ -48,7 +48,7 @@ def contracts() -> list[object]:
                     pytest.param(test, (dtype,), id=f"{label}-{dtype}")
                     for dtype in sorted(oracle.DTYPES)
                 ]
-    return found
+    return found  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(("test", "taken"), contracts())

@@ -9,6 +9,7 @@ import torch
 
 from kernels._triton import launch as module
 from kernels._triton.launch import INTERPRETED, SHARED_BYTES, coarse_launch, rerank_launch
+from kernels._triton.launch_table import TABLE
 
 DTYPES = (torch.float32, torch.float16, torch.int8)
 SHAPES = [
@@ -57,7 +58,7 @@ def test_larger_batches_take_more_queries_a_program() -> None:
 
 def test_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse_launch.cache_clear()
-    monkeypatch.setitem(module.TABLE, ((8, 0), "large", 64, 2), (128, 32, 4, 3, 100))
+    monkeypatch.setitem(TABLE, ((8, 0), "large", 64, 2), (128, 32, 4, 3, 100))
     chosen = coarse_launch((8, 0), 256, 1_000_000, 64, 10, torch.float16)
     found = chosen.block_b, chosen.block_n, chosen.warps, chosen.stages, chosen.registers
     assert found == (128, 32, 4, 3, 100)
@@ -69,7 +70,7 @@ def test_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_table_has_a_row_for_every_shape(dtype: torch.dtype) -> None:
     for batch, d in itertools.product((1, 17, 129, 5000), (1, 32, 33, 100, 256, 257, 4096)):
-        assert (module.TUNED, *module.shape_class(batch, d, dtype)) in module.TABLE
+        assert (module.TUNED, *module.shape_class(batch, d, dtype)) in TABLE
 
 
 def test_bundles_are_fewer_where_k_is_large() -> None:

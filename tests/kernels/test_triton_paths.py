@@ -130,10 +130,10 @@ def test_a_batch_goes_in_parts() -> None:
 def counted(monkeypatch: pytest.MonkeyPatch, launch: Callable[[], object]) -> dict[str, Tensor]:
     """The buffers of the one pass that `launch` runs."""
     kept: dict[str, Tensor] = {}
-    original = coarse.take_workspace
+    original = coarse.take_workspace  # type: ignore[attr-defined]
 
     def keep(*args: object) -> dict[str, Tensor]:
-        kept.update(original(*args))
+        kept.update(original(*args))  # type: ignore[arg-type]
         return kept
 
     monkeypatch.setattr(coarse, "take_workspace", keep)

@@ -171,7 +171,7 @@ def test_captions_files(kind: str, folder: Path, encoder: engine.Encoder, tmp_pa
     for source in (folder, file):
         output = tmp_path / f"{source.name}.index"
         report = build_index([source], output, encoder)
-        assert_holds(report.index, dict(expected), encoder)
+        assert_holds(report.index, dict(expected), encoder)  # type: ignore[arg-type]
         assert report.index.metadata_at(0) == {"captions": ["one", "two, too"], "year": "2001"}
         assert report.index.metadata_at(1) == {"year": "2004"}
         gone, out = skipped_of(report)
@@ -421,7 +421,7 @@ def test_several_sources(folder: Path, encoder: engine.Encoder, tmp_path: Path) 
     expected = {f"other/{NAMES[8]}": NAMES[8], "k": NAMES[7], "y/k": NAMES[6], NAMES[5]: NAMES[5]}
     ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
     expected |= {f"pictures/{id}": Path(id).name for id in ids}
-    assert_holds(report.index, dict(expected), encoder)
+    assert_holds(report.index, dict(expected), encoder)  # type: ignore[arg-type]
     why = {line["id"]: line["why"] for line in skipped_of(report)}
     assert "expected a file in Parquet" in why[str(tmp_path / "bad.parquet")]
     (tmp_path / "deep" / "other").mkdir(parents=True)
@@ -439,7 +439,7 @@ def test_adding_to_an_index(folder: Path, encoder: engine.Encoder, tmp_path: Pat
     report = build_index([folder], output)  # the index remembers its checkpoint
     ids = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.webp"))
     ids.remove("0.webp")
-    assert_holds(report.index, {id: Path(id).name for id in ids} | {"0.webp": NAMES[0]}, encoder)
+    assert_holds(report.index, {id: Path(id).name for id in ids} | {"0.webp": NAMES[0]}, encoder)  # type: ignore[arg-type]
     assert (report.indexed, report.held, report.skipped) == (1, 9, 1)
     assert [line["id"] for line in skipped_of(report)] == ["z.png"]
     nothing_new = build_index([folder], output)
@@ -531,13 +531,13 @@ def test_batches_are_bounded(
         (build, "CHUNK", 64, 9),
         (build, "CHUNK", 4, 4),
         (encoding, "BATCH_BYTES", 1, 1),
-        (encoding.images, "MAX_PIXELS", 2 * 112 * 112, 2),
+        (encoding.images, "MAX_PIXELS", 2 * 112 * 112, 2),  # type: ignore[attr-defined]
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             shapes.clear()
-            report = build_index([folder], tmp_path / f"{name}{value}", Watching())
-            assert_holds(report.index, dict(expected), encoder)
+            report = build_index([folder], tmp_path / f"{name}{value}", Watching())  # type: ignore[arg-type]
+            assert_holds(report.index, dict(expected), encoder)  # type: ignore[arg-type]
             assert max(map(len, shapes)) == largest
             assert sum(map(len, shapes)) == 9
 

@@ -112,7 +112,7 @@ def test_nothing_held_is_encoded_again(
     (tmp_path / "index").rename(tmp_path / "moved")
     opened: list[Any] = []
     own = engine.images.open_image
-    monkeypatch.setattr("engine.images.open_image", lambda s: opened.append(s) or own(s))
+    monkeypatch.setattr("engine.images.open_image", lambda s: opened.append(s) or own(s))  # type: ignore[func-returns-value]
     for source in sources:
         assert counts(build_index([source], tmp_path / "moved", encoder)) == (0, 1, 0)
     assert counts(build_index([numbered], tmp_path / "numbered", encoder)) == (0, 1, 0)

@@ -94,7 +94,7 @@ def test_killed_again_and_again(
             break
         kills += 1
         held.append(len(engine.Index.open(place)))
-    child = subprocess.run(
+    child = subprocess.run(  # type: ignore[assignment]
         command(folder, place, untrained),
         cwd=ROOT,
         env=environment,

@@ -3,65 +3,16 @@
 In this process, as it is quicker; one search and one refusal in processes of their own.
 """
 
-import contextlib
-import io
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.__main__ import main
-from tests.conftest import CHECKPOINT, ROOT
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python -m engine`, as `apart` runs it."""
-    command, out, err = ["engine", *map(str, arguments)], io.StringIO(), io.StringIO()
-    code: object = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", command)
-        patch.chdir(ROOT)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code
-    assert isinstance(code, int)
-    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
-
-
-def apart(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same in a process of its own."""
-    command = [
-        sys.executable,
-        "-W",
-        "error::DeprecationWarning:engine",
-        "-m",
-        "engine",
-        *map(str, arguments),
-    ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def run_json(*arguments: object) -> dict[str, object]:
-    child = run(*arguments, "--json")
-    assert child.returncode == 0, child.stderr
-    answer = json.loads(child.stdout)
-    assert isinstance(answer, dict)
-    return answer
-
-
-def assert_refused(child: subprocess.CompletedProcess[str], message: str) -> None:
-    assert child.returncode == 2, child.stderr
-    assert child.stdout == ""
-    last = child.stderr.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-    assert "Traceback" not in child.stderr
+from tests.conftest import CHECKPOINT
+from tests.engine.cli.running import apart, assert_refused, run, run_json
 
 
 def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
@@ -73,12 +24,12 @@ def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
 
     picture = next((some_pictures / "noto").iterdir())
     answer = run_json("search", place, "a red car", "--image", picture, "-k", 2)
-    by_words, by_picture = answer["answers"]  # type: ignore[misc]
+    by_words, by_picture = answer["answers"]
     assert by_words["query"] == "a red car"
     assert len(by_words["hits"]) == 2
     assert by_picture["hits"][0]["id"] == f"noto/{picture.name}"
     assert by_picture["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
-    assert set(answer["milliseconds"]) == {"encode", "coarse", "rerank"}  # type: ignore[call-overload]
+    assert set(answer["milliseconds"]) == {"encode", "coarse", "rerank"}
 
     child, again = (
         search("search", place, "a red car", "-k", 1, "--mode", "exact") for search in (apart, run)
@@ -94,7 +45,7 @@ def test_index_search_and_info(some_pictures: Path, tmp_path: Path) -> None:
     run_json("index", some_pictures, "-o", tmp_path / "small", "--coarse-dtype", "int8")
     assert "coarse: 16 x int8" in run("info", tmp_path / "small").stdout
     answer = run_json("search", tmp_path / "small", "--image", picture, "-k", 1)
-    assert answer["answers"][0]["hits"] == by_picture["hits"][:1]  # type: ignore[index]
+    assert answer["answers"][0]["hits"] == by_picture["hits"][:1]
 
 
 def test_evaluate_writes_what_it_prints(

@@ -22,7 +22,7 @@ from engine.__main__ import main
 from engine.building import build_index
 from engine.cli.ending import Command, run_command
 from tests.conftest import PICTURES, ROOT
-from tests.engine.cli.test_cli import assert_refused, run, run_json
+from tests.engine.cli.running import assert_refused, run, run_json
 
 NAMES = [f"i{number}" for number in range(8)]
 
@@ -304,7 +304,7 @@ def test_hits_are_a_line_each(untrained: Path, tmp_path: Path, captions: Any, sh
     assert lines[1].endswith(f"  a\\n b{shown}")
     assert len(lines) == 2
     answer = run_json("search", place, "a dog")["answers"]
-    assert answer[0]["hits"][0]["id"] == "a\n b"  # type: ignore[index]
+    assert answer[0]["hits"][0]["id"] == "a\n b"
 
 
 def test_a_stdout_that_holds_few_characters(untrained: Path, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_stdout_that_holds_few_characters(untrained: Path, tmp_path: Path) -> 
                 main()
             assert end.value.code == 0
             out.flush()
-            written = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+            written = out.buffer.getvalue().decode(encoding)
         if option == "--json":
             hit = json.loads(written)["answers"][0]["hits"][0]
             assert (hit["id"], hit["metadata"]) == ("é.png", {"captions": ["gâteau 🎂"]})

@@ -76,7 +76,7 @@ class Context:
     def _memory(self, name: str, shape: tuple[int, ...], dtype: str) -> Any:
         length = int(np.prod(shape)) * np.dtype(dtype).itemsize
         buffer = (ctypes.c_char * length).from_address(self.addresses[name])
-        return np.frombuffer(buffer, dtype).reshape(shape)
+        return np.frombuffer(buffer, dtype).reshape(shape)  # type: ignore[call-overload]
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 7

@@ -276,7 +276,9 @@ def test_no_weight_is_read_of_another_checkpoint(
     read: list[Path] = []
     whole = loading.read_safetensors
     monkeypatch.setattr(
-        loading, "read_safetensors", lambda file: (read.append(file), whole(file))[1]
+        loading,
+        "read_safetensors",
+        lambda file: (read.append(file), whole(file))[1],  # type: ignore[func-returns-value]
     )
     config = tree / "models" / "clip" / "tokenizer_config.json"
     config.write_text(config.read_text() + "\n")

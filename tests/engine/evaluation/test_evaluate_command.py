@@ -31,7 +31,7 @@ def run(*arguments: object) -> dict[str, Any]:
 # ---------------------------------------------------------------- COCO's protocol, by its own judges
 
 
-def best_first(queries: NDArray[np.float64], items: NDArray[np.float64], keep: int) -> NDArray:
+def best_first(queries: NDArray[np.float64], items: NDArray[np.float64], keep: int) -> NDArray[Any]:
     """Rows of the `keep` best items of each query, lower rows first among equals; scores are integers, exact."""
     found = []
     for some in np.array_split(queries, 25):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.conftest import CHECKPOINT, PICTURES
 FINE = Way("fine", None, 4, None)
 
 
-def as_embeddings(fine: NDArray, coarse: NDArray | None = None) -> engine.Embeddings:
+def as_embeddings(fine: NDArray[Any], coarse: NDArray[Any] | None = None) -> engine.Embeddings:
     tensors = [
         None if v is None else torch.from_numpy(v.astype(np.float32)) for v in (coarse, fine)
     ]
@@ -50,12 +51,12 @@ def test_two_stages_worked_out_by_hand() -> None:
     assert found[5].tolist() == found[9].tolist() == [5, 4, 3, 2, 1]
 
 
-def ranked(scores: NDArray) -> list[int]:
+def ranked(scores: NDArray[Any]) -> list[int]:
     """Rows by score, the lower row first among equals, by Python's own sort."""
     return sorted(range(len(scores)), key=lambda row: (-scores[row], row))
 
 
-def place(order: Sequence[int], right: NDArray, depth: int) -> int:
+def place(order: Sequence[int], right: NDArray[Any], depth: int) -> int:
     found = [number for number, row in enumerate(order[:depth], start=1) if right[row]]
     return found[0] if found else depth + 1
 
@@ -232,7 +233,7 @@ def made_up(pictures: int, captions: int, dim: int, coarse: int | None, seed: in
     examples = [Example(Path(str(n)), ("x",) * captions, str(n)) for n in range(pictures)]
     sides = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts)]
     heads = [None if coarse is None else side[:, -coarse:] for side in sides]
-    return Pool.of(*map(as_embeddings, sides, heads), examples)
+    return Pool.of(*map(as_embeddings, sides, heads), examples)  # type: ignore[arg-type, call-arg]
 
 
 def test_figures_are_those_of_searching() -> None:

@@ -46,7 +46,7 @@ def points(place: Path, seed: int) -> list[str]:
         return operation(*arguments)
 
     with watching(note) as watched:
-        work(place, seed, [].append)
+        work(place, seed, list[int]().append)
     return found
 
 
@@ -122,9 +122,9 @@ def plant(bug: str) -> None:
     if bug == "rewrite":  # the manifest is written over, not renamed
 
         def rewrite(file: Path, target: Path) -> None:
-            descriptor = disk.os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            disk.os.write(descriptor, file.read_bytes())
-            disk.os.close(descriptor)
+            descriptor = disk.os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)  # type: ignore[attr-defined]
+            disk.os.write(descriptor, file.read_bytes())  # type: ignore[attr-defined]
+            disk.os.close(descriptor)  # type: ignore[attr-defined]
             file.unlink()
 
         disk.rename = rewrite

@@ -175,7 +175,7 @@ def plant(bug: str) -> None:
             yield _taken[-1]
             _taken[-1].release()
 
-        saving.writing = writing
+        saving.writing = writing  # type: ignore[assignment, attr-defined]
     elif bug == "forget":  # what is being published under the lock is not remembered
         WriterLock.publishing = property(lambda _: "", lambda _, __: None)  # type: ignore[assignment]
 
@@ -200,7 +200,7 @@ def main() -> None:
         index = publish(index, step, template)
     np.save(sources, np.random.default_rng(0).standard_normal((50, FINE + COARSE)).astype("f4"))
     rng = np.random.default_rng(given.seed)
-    runs, faults, moments = Counter[str](), [], {}
+    runs, faults, moments = Counter[str](), [], {}  # type: ignore[var-annotated]
     for name in NAMES:
         wholes = []
         for at in [0, 0, *_drawn(rng, given.count // len(NAMES))]:

@@ -109,7 +109,7 @@ def held_by(index: Index) -> State:
     ids: list[Any] = index.ids_at(rows)
     assert len(ids) == len(set(ids)) == len(index), "an id twice, or a wrong count"
     assert index.rows_of(ids).tolist() == rows.tolist(), "the lookup finds other rows"
-    assert np.array_equal(index.reduction, REDUCTION), "another reduction"
+    assert np.array_equal(index.reduction, REDUCTION), "another reduction"  # type: ignore[arg-type]
     coarse, fine = index.coarse, index.fine
     for row, id in zip(rows.tolist(), ids, strict=True):
         assert index.metadata_at(row) == {"n": id}, "metadata of another item"

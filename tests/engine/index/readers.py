@@ -63,7 +63,7 @@ def write(place: Path, seed: int, until: float, plant: bool) -> int:
 
 def read(place: Path, seed: int, until: float) -> dict[str, int]:
     """Refresh and search until the time is over; how many answers were right, how many states seen."""
-    coming, known, last = steps(seed), [{}], 0
+    coming, known, last = steps(seed), [{}], 0  # type: ignore[var-annotated]
     counts = {"answers": 0, "wrong": 0, "states": 0, "backwards": 0}
     r = engine.Retriever(place)
     while time.monotonic() < until:

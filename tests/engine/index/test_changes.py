@@ -38,7 +38,7 @@ def test_saving_again_writes_only_what_is_new(tmp_path: Path) -> None:
     opened = Index.open(tmp_path)
     opened.verify()
     assert_same(opened, index)
-    assert [opened.ids_at(np.flatnonzero(opened.live))] == [[0, 2, 3, 4, 5]]
+    assert [opened.ids_at(np.flatnonzero(opened.live))] == [[0, 2, 3, 4, 5]]  # type: ignore[arg-type]
     rows = opened.without([0]).save().refreshed()
     assert len(rows) == 4
     assert len([name for name in files_of(tmp_path) if name.startswith("deleted")]) == 2
@@ -57,14 +57,14 @@ def test_compacting_keeps_live_items_in_their_order(
     if saved:
         index = index.save(tmp_path)
     index = index.without(named([4, 1, 8])).append(more(named([8]), 2, metadata=[{"s": "x"}]))
-    live = np.flatnonzero(index.live)
+    live = np.flatnonzero(index.live)  # type: ignore[arg-type]
     compact = index.compact()
     assert len(compact.segments) == 1
     assert compact.live is None
     assert_same(compact, Index.open(tmp_path) if saved else compact)
     assert compact.ids_at(np.arange(len(compact))) == index.ids_at(live)
     assert [compact.metadata_at(row) for row in range(len(compact))] == [
-        index.metadata_at(row) for row in live
+        index.metadata_at(int(row)) for row in live
     ]
     np.testing.assert_array_equal(compact.fine, index.fine[live])
     np.testing.assert_array_equal(compact.coarse, index.coarse[live])
@@ -116,7 +116,7 @@ def test_many_small_adds_leave_few_segments_and_every_id_is_found() -> None:
     with pytest.raises(engine.UnknownId, match="got 11"):
         index.rows_of([0, 11, 21])
     assert len(index) == 305 - 30
-    ids = index.ids_at(np.flatnonzero(index.live))
+    ids = index.ids_at(np.flatnonzero(index.live))  # type: ignore[arg-type]
     assert len(set(ids)) == len(ids) == len(index)
 
 

@@ -21,7 +21,7 @@ SEED, STEPS = 3, 6
 
 def whole(place: Path) -> tuple[Index, dict[int, bytes], list[Step]]:
     """An index of some steps, what it holds, and three more steps: an add, a removal, a compaction."""
-    index, state = None, {}
+    index, state = None, {}  # type: ignore[var-annotated]
     for _, step in zip(range(STEPS), steps(SEED), strict=False):
         index = publish(index, step, place)
         state = changed(state, step)

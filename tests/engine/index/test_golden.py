@@ -13,7 +13,7 @@ import torch
 import engine
 from engine.index import Index
 from engine.index.manifest import VERSION
-from engine.retriever import Mode
+from engine.queries.mode import Mode
 from tests.engine.index.golden.write import one_line
 
 GOLDEN = Path(__file__).parent / "golden"

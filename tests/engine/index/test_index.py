@@ -47,7 +47,9 @@ def assert_same(one: Index, other: Index) -> None:
     assert one.fine.dtype == other.fine.dtype
     rows = np.arange(one.row_count)
     assert one.ids_at(rows) == other.ids_at(rows)
-    assert [one.metadata_at(row) for row in rows] == [other.metadata_at(row) for row in rows]
+    assert [one.metadata_at(int(row)) for row in rows] == [
+        other.metadata_at(int(row)) for row in rows
+    ]
     np.testing.assert_array_equal(_live(one), _live(other))
     assert (one.reduction is None) == (other.reduction is None)
     if one.reduction is not None and other.reduction is not None:

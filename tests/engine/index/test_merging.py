@@ -36,7 +36,7 @@ def by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def saved(weights: list[int], added: int) -> tuple[list[int], int]:
     """The weights of the segments after one more was added and saved, and the bytes written."""
-    groups = grouped([Sized(weight) for weight in [*weights, added]])  # type: ignore[list-item]
+    groups = grouped([Sized(weight) for weight in [*weights, added]])  # type: ignore[misc]
     written = sum(group.weight for group in groups if group.rewritten)
     return [group.weight for group in groups], written
 
@@ -97,7 +97,7 @@ def grown(place: Path, saves: int, strings: bool = False) -> tuple[Index, Index]
 def items(index: Index) -> list[Any]:
     live = np.arange(index.row_count) if index.live is None else np.flatnonzero(index.live)
     vectors = zip(index.coarse[live].tolist(), index.fine[live].tolist(), strict=True)
-    metadata = [index.metadata_at(row) for row in live]
+    metadata = [index.metadata_at(int(row)) for row in live]
     assert index.rows_of(index.ids_at(live)).tolist() == live.tolist()
     assert index.rank_of(live).tolist() == list(range(len(index)))
     return list(zip(index.ids_at(live), vectors, metadata, strict=True))
@@ -221,8 +221,8 @@ def test_mapped_files_keep_no_descriptor_and_are_unmapped_when_nobody_reads(tmp_
 @pytest.mark.usefixtures("by_weight")
 def test_groups_are_planned_the_same_however_often() -> None:
     weights = [3 * SMALLEST, 7, 8, 9 * SMALLEST, 1, 1]
-    groups = grouped([Sized(weight) for weight in weights])  # type: ignore[list-item]
-    again = grouped([Sized(group.weight) for group in groups])  # type: ignore[list-item]
+    groups = grouped([Sized(weight) for weight in weights])  # type: ignore[misc]
+    again = grouped([Sized(group.weight) for group in groups])  # type: ignore[misc]
     assert [g.weight for g in groups] == [g.weight for g in again]
     assert all(isinstance(group, Group) for group in groups)
     assert changes.are_many(32, []) and not changes.are_many(31, [])  # noqa: PT018

@@ -78,7 +78,7 @@ def test_one_directory_by_several_names_is_one_index(tmp_path: Path) -> None:
         r.remove([2])
         r.save()
     index = Index.open(place)
-    assert index.ids_at(np.flatnonzero(index.live)) == [3, 4]
+    assert index.ids_at(np.flatnonzero(index.live)) == [3, 4]  # type: ignore[arg-type]
 
 
 def test_what_a_failed_first_save_leaves_does_not_hinder_the_next(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_reader_whose_files_vanish_while_it_opens_reads_the_new_state(
     from engine.index import directory
 
     first = small().save(tmp_path)
-    real, changed = directory.map_file, []
+    real, changed = directory.map_file, []  # type: ignore[var-annotated]
 
     def mapped(*arguments: Any) -> Any:
         if not changed:

@@ -46,7 +46,7 @@ class WatchedOs:
 def watching(watch: Watch) -> Iterator[WatchedOs]:
     """Every operation of `disk` goes through `watch` meanwhile."""
     watched = WatchedOs(watch)
-    disk.os = watched  # type: ignore[attr-defined]
+    disk.os = watched  # type: ignore[assignment, attr-defined]
     try:
         yield watched
     finally:

@@ -66,7 +66,7 @@ def with_backbone(source: Path, **others: Any) -> HiVLPModel:
     backbone = open_backbone(source, kind_of(source))
     settings = {"heads": "own", "fine_from": "backbone", "coarse_dim": 6, "coarse_head_dim": 12}
     settings |= {"fine_dim": backbone_dim(backbone.config), **others}
-    model = HiVLPModel(HiVLPConfig(backbone=backbone.config, **settings))
+    model = HiVLPModel(HiVLPConfig(backbone=backbone.config, **settings))  # type: ignore[arg-type]
     image, text = backbone_towers(backbone)
     model.image_tower.load_state_dict(image.state_dict())
     model.text_tower.load_state_dict(text.state_dict())
@@ -119,7 +119,7 @@ def test_a_text_tower_of_no_layers_is_a_table_of_word_vectors_averaged(untrained
     with torch.inference_mode():
         model.get_text_features(**tokens)
     for table, found in zip((model.text_tower, model.coarse_pieces), read, strict=True):
-        weights = table.weight.detach().double().numpy()  # type: ignore[union-attr,operator]
+        weights = table.weight.detach().double().numpy()
         for row, features in enumerate(found):
             kept = tokens["input_ids"][row][tokens["attention_mask"][row] == 1]
             np.testing.assert_allclose(features, weights[kept].mean(axis=0), rtol=1e-5, atol=1e-7)

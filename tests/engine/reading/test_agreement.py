@@ -122,7 +122,7 @@ class Case:
 
     formats: tuple[str, ...]
     rows: Callable[[], Rows] = whole
-    mend: Callable[[Path], None] = Path.touch
+    mend: Callable[[Path], object] = Path.touch
     faults: tuple[int, ...] = ()
     flaws: tuple[int, ...] = ()
     captions: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -186,10 +186,10 @@ CASES: dict[str, Case] = {
     "a byte-order mark": Case(TEXTS, mend=mark),
     "a column called captions": Case(tuple(FORMATS), rows=renamed("caption", "captions")),
     "no line end at the end": Case(
-        ("json lines",), mend=lambda file: file.write_bytes(file.read_bytes().rstrip()) and None
+        ("json lines",), mend=lambda file: file.write_bytes(file.read_bytes().rstrip())
     ),
     "line ends of Windows": Case(TEXTS, mend=replaced(b"\n", b"\r\n")),
-    "empty lines": Case(TEXTS, mend=lambda file: file.write_bytes(file.read_bytes() + b"\n\n") and None),
+    "empty lines": Case(TEXTS, mend=lambda file: file.write_bytes(file.read_bytes() + b"\n\n")),
     "a list of captions": Case(
         LISTS,
         rows=lambda: [
@@ -232,7 +232,7 @@ CASES: dict[str, Case] = {
     "a broken line": Case(("json lines",), mend=replaced(b'"c1"}', b'"c1"'), faults=(2, 3)),
     "a line that is no object": Case(
         ("json lines",),
-        mend=lambda file: file.write_text("[1]\n" + file.read_text("utf-8"), "utf-8") and None,
+        mend=lambda file: file.write_text("[1]\n" + file.read_text("utf-8"), "utf-8"),
         faults=(-1,),
     ),
     "a field too few": Case(("csv",), mend=replaced(b'Bild, 2","c1"', b'Bild, 2"'), faults=(2,)),

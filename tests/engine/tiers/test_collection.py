@@ -155,7 +155,7 @@ def test_everything_removed_and_something_else_added(place: Path) -> None:
 
 def test_replacing_every_item(place: Path) -> None:
     r = engine.Retriever(place)
-    r.add(embeddings=vectors(25, seed=3), ids=np.arange(25), on_conflict="replace")
+    r.add(embeddings=vectors(25, seed=3), ids=np.arange(25), on_conflict="replace")  # type: ignore[arg-type]
     queries = vectors(2, seed=4)
     found = r.search(queries, 5, mode="exact")
     scores, rows = brute_force(queries, vectors(25, seed=3), 5)
@@ -167,7 +167,7 @@ def test_replacing_every_item(place: Path) -> None:
 def test_skipping_everything_changes_nothing(place: Path) -> None:
     r = engine.Retriever(place)
     before = r.index
-    r.add(embeddings=vectors(20), ids=np.arange(20), on_conflict="skip")
+    r.add(embeddings=vectors(20), ids=np.arange(20), on_conflict="skip")  # type: ignore[arg-type]
     r.remove([])
     assert r.index is before
     engine.Retriever(place).remove([1])

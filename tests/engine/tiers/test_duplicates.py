@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import engine
+from engine.tiers import duplicates
 
 D = 24
 
@@ -73,6 +74,19 @@ def test_what_was_left_out_suppresses_nobody() -> None:
     items = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     r = engine.Retriever.from_embeddings(items, coarse_dim=2)
     assert r.search(items[:1], 3, duplicates=0.9).ids == [[0, 2]]
+
+
+@pytest.mark.parametrize("block", [1, 4096])
+def test_a_cosine_of_exactly_the_threshold_does_not_exceed_it(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors whose length and cosine are exact in float32: 0.5. Both in one block of hits, and in two."""
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    items = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]], dtype=np.float32)
+    r = engine.Retriever.from_embeddings(items, coarse_dim=4)
+    below = float(np.nextafter(np.float32(0.5), np.float32(0)))
+    for threshold, ids in ((0.5, [0, 1]), (below, [0])):
+        assert r.search(items[:1], 2, duplicates=threshold).ids == [ids]
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.5, "0.9", float("nan")])

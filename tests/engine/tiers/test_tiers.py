@@ -82,7 +82,7 @@ def test_every_tier_finds_what_brute_force_finds(
 def test_an_empty_index_in_every_tier(tmp_path: Path) -> None:
     engine.Retriever.from_embeddings(vectors(1)).save(tmp_path)
     for tier in TIERS:
-        r = engine.Retriever(tmp_path, fine_tier=tier)
+        r = engine.Retriever(tmp_path, fine_tier=tier)  # type: ignore[arg-type]
         r.index.without([0])
         r.remove([0])
         for mode in ("exact", "two_stage", "coarse"):
@@ -169,7 +169,7 @@ def test_int8_clips_what_is_rare_and_says_so() -> None:
     rounded, how = round_coarse(coarse, "int8")
     assert how is not None
     assert 2 <= how.clipped <= 4
-    assert (rounded[3, 2], rounded[4, 0]) == (127, -127)
+    assert (rounded[3, 2], rounded[4, 0]) == (127, -127)  # type: ignore[comparison-overlap]
     inner = coarse.abs() < how.scale * 127
     torch.testing.assert_close(
         rounded * how.scale,

@@ -59,7 +59,7 @@ class Pairs:
         return Pairs(
             {level: last(self.image[level], later.image[level]) for level in self.image},
             {level: last(self.text[level], later.text[level]) for level in self.text},
-            last(self.concepts, later.concepts),
+            last(self.concepts, later.concepts),  # type: ignore[arg-type]
         )
 
 

@@ -99,7 +99,7 @@ def test_a_batch_is_a_function_of_seed_and_number_alone() -> None:
 
 def test_neighbours_come_into_the_batch_beside_those_that_are_confused_with_them() -> None:
     sampler = Sampler(some_examples(40, 40), batch_size=9, views=1, seed=0)
-    sampler.neighbours = (np.arange(40)[:, None] + [1, 2]) % 40
+    sampler.neighbours = (np.arange(40)[:, None] + [1, 2]) % 40  # type: ignore[assignment]
     for number in range(20):
         drawn = sampler.draw(number).concepts
         assert len(set(drawn.tolist())) == len(drawn) == 9

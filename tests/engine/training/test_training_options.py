@@ -180,7 +180,7 @@ def test_hard_negatives_of_unfrozen_towers_are_mined_from_their_pixels(
 ) -> None:
     """Against the vectors of a checkpoint that holds the weights of the step at which they are mined."""
     mined: dict[str, Any] = {}
-    own = trainer_module.confused_with
+    own = trainer_module.confused_with  # type: ignore[attr-defined]
 
     def confused_with(texts: torch.Tensor, images: torch.Tensor, count: int) -> torch.Tensor:
         mined["neighbours"] = own(texts, images, count)

@@ -2,33 +2,35 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from tests.conftest import ROOT
+from tests.engine.cli.running import run
 
 SIZES = {"coarse-dim": 6, "fine-dim": 12, "head-dim": 16, "text-hidden": 16, "vocabulary": 60}
 SMALL = SIZES | {"views": 1, "batch-size": 3, "dropout": 0}
 
 
-def command(processes: int, *arguments: object) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    start = launcher if processes > 1 else []
+def command(*arguments: object) -> list[str]:
     small = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    asked = ["train", *map(str, arguments), *small, "--json"]
-    return [sys.executable, *start, "-m", "engine", *asked]
+    return ["train", *map(str, arguments), *small, "--json"]
 
 
-def train(processes: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
+def train(
+    *arguments: object, module: Sequence[str] = ("engine",)
+) -> "subprocess.CompletedProcess[str]":
+    """`module` with these arguments of `train`, in two processes, in a session of their own."""
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     return subprocess.run(
-        command(processes, *arguments), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, "-m", *launcher, "-m", *module, *command(*arguments)],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=300, start_new_session=True,
     )  # fmt: skip
 
 
@@ -36,11 +38,11 @@ def test_two_processes_train_as_one_does_that_accumulates_two_batches(
     tiny_dataset: Path, image_weights: Path, tmp_path: Path
 ) -> None:
     """Steps of two batches either way: gradients averaged between processes, or summed up in one."""
-    given = (tiny_dataset, "--image-weights", image_weights, "--steps", 6, "--every", 3)
-    given += ("--validation", 0.4)
-    two = train(2, *given, "-o", tmp_path / "two")
+    given = [tiny_dataset, "--image-weights", image_weights, "--steps", 6, "--every", 3]
+    given += ["--validation", 0.4]
+    two = train(*given, "-o", tmp_path / "two")
     assert two.returncode == 0, two.stderr
-    one = train(1, *given, "-o", tmp_path / "one", "--accumulate", 2)
+    one = run(*command(*given, "-o", tmp_path / "one", "--accumulate", 2))
     assert one.returncode == 0, one.stderr
     (said,) = two.stdout.splitlines()  # by the first process alone
     facts, alone = json.loads(said), json.loads(one.stdout)
@@ -51,7 +53,7 @@ def test_two_processes_train_as_one_does_that_accumulates_two_batches(
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
-    started = train(1, *given, "-o", tmp_path / "other", "--accumulate", 1)  # it does matter
+    started = run(*command(*given, "-o", tmp_path / "other", "--accumulate", 1))  # it does matter
     assert started.returncode == 0, started.stderr
     other = load_file(tmp_path / "other" / "model.safetensors")
     assert any((other[name] - expected[name]).abs().max() > 5e-3 for name in expected)
@@ -61,7 +63,7 @@ def test_what_is_refused_leaves_nothing_and_nobody_waits(
     tiny_dataset: Path, image_weights: Path, tmp_path: Path
 ) -> None:
     given = (tiny_dataset, "--image-weights", image_weights, "-o", tmp_path / "out")
-    refused = train(2, *given, "--steps", 2, "--hard", 99)
+    refused = train(*given, "--steps", 2, "--hard", 99)
     assert refused.returncode != 0
     assert "hard: expected less than the" in refused.stderr.replace("\n", " ")
     assert not list(tmp_path.iterdir())
@@ -70,23 +72,18 @@ def test_what_is_refused_leaves_nothing_and_nobody_waits(
 def test_ctrl_c_stops_both_after_the_same_step_and_both_go_on(
     tiny_dataset: Path, image_weights: Path, tmp_path: Path
 ) -> None:
+    """It comes to the launcher's group, as from a terminal, while a step is made."""
     out, state = tmp_path / "out", tmp_path / "out.state"
-    given = (tiny_dataset, "--image-weights", image_weights, "-o", out, "--steps", 400)
-    given += ("--every", 1)
-    running = subprocess.Popen(
-        command(2, *given), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not list(state.glob("checkpoint-*/complete")):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)  # to every process, as a terminal does
-    assert running.wait(timeout=120) != 0
+    given = [tiny_dataset, "--image-weights", image_weights, "-o", out]
+    given += ["--steps", 6, "--every", 100]
+    module = ("tests.engine.training.interrupted", "SIGINT", "4")
+    stopped = train(*given, module=module)
+    assert stopped.returncode != 0
+    assert "stopped after step 4 of 6" in stopped.stderr
     assert not out.exists()
-    last = max(int(place.parent.name.split("-")[1]) for place in state.glob("*/complete"))
-    assert last < 400
-    done = train(2, *given[:-4], "--steps", 400, "--every", 1, "--resume")
+    assert [place.name for place in state.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert (state / "checkpoint-4" / "complete").exists()
+    done = train(*given, "--resume")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["steps"] == 400
+    assert json.loads(done.stdout)["steps"] == 6
+    assert not state.exists()

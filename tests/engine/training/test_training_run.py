@@ -122,7 +122,7 @@ def test_the_best_weights_by_validation_are_kept(
         then.append({name: value.half() for name, value in model.state_dict().items()})
         return next(recalls)
 
-    monkeypatch.setattr(trainer_module.Validation, "average_recall", average_recall)
+    monkeypatch.setattr(trainer_module.Validation, "average_recall", average_recall)  # type: ignore[attr-defined]
     best = run(validation=examples[:4])
     facts = json.loads((tmp_path / "out" / "training.json").read_text())
     assert facts["validation_average_recall"] == {"4": 10.0, "8": 30.0, "12": 20.0}
@@ -248,7 +248,7 @@ def test_another_run_is_not_resumed(run: Run, monkeypatch: pytest.MonkeyPatch) -
 def test_a_loss_that_is_no_number_stops_the_run_with_nothing_published(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, calls = trainer_module.hierarchical_loss, []
+    own, calls = trainer_module.hierarchical_loss, []  # type: ignore[attr-defined]
 
     def loss(*given: Any, **named: Any) -> Tensor:
         calls.append(1)
@@ -265,7 +265,7 @@ def test_a_model_whose_vectors_are_no_numbers_is_not_published(
 ) -> None:
     from engine.training import run as run_module
 
-    own = run_module.publish
+    own = run_module.publish  # type: ignore[attr-defined]
 
     def publish(start: Any, *given: Any) -> None:
         start.model.image_heads.coarse.weight.data[0, 0] = float("nan")
@@ -339,15 +339,15 @@ def test_a_refusal_leaves_folders_that_were_there_and_the_state_of_another_run(
     run: Run, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = [*examples[:11], broken_example(tmp_path)]
-    shutil.copy(examples[11].image, given[11].image)
+    shutil.copy(examples[11].image, given[11].image)  # type: ignore[arg-type, type-var]
     with monkeypatch.context() as during:
         interrupting(2, during)
         with pytest.raises(KeyboardInterrupt):
             run(examples=given)
     state = side_directory(tmp_path / "out")
     before = {file: file.read_bytes() for file in state.rglob("*") if file.is_file()}
-    given[11].image.write_bytes(
-        bytes(given[11].image.stat().st_size)
+    given[11].image.write_bytes(  # type: ignore[union-attr]
+        bytes(given[11].image.stat().st_size)  # type: ignore[union-attr]
     )  # broken since, as long as it was
     elsewhere = {"features_file": tmp_path / "other" / "features.safetensors"}
     for resume, error in ((True, engine.ImageError), (False, engine.CheckpointError)):

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.checks import check_path, may_be_hub_id
 from engine.errors import CheckpointError
 
 Kind = Literal["hivlp", "clip", "siglip", "open_clip"]
@@ -23,7 +24,6 @@ ADAPTER = "adapter_config.json"  # of PEFT, which transformers would apply where
 LARGEST_JSON = 1 << 28  # bytes; a tokenizer of 250,000 pieces has 34 MB
 
 SHARD = re.compile(r"[^/\\\0]+\.safetensors")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -31,10 +31,10 @@ def locate(checkpoint: str | Path) -> Path:
 
     Of a repository on the hub only safetensors, JSON and tokenizer files are fetched, never a pickle.
     """
-    directory = Path(checkpoint)
+    directory = check_path("checkpoint", checkpoint)
     if directory.is_dir():
         return directory
-    if not directory.exists() and HUB_ID.fullmatch(str(checkpoint)):
+    if may_be_hub_id(checkpoint):
         return _from_hub(str(checkpoint))
     raise CheckpointError(
         f"{directory}: a checkpoint directory expected, got "

@@ -21,13 +21,12 @@ from engine.errors import CheckpointError, InvalidArgument
 from engine.model import HiVLPConfig, HiVLPModel
 from engine.model.backbone import backbone_dim, backbone_towers
 from engine.training.loss import MAX_SCALE
-from engine.training.settings import SCRATCH, Settings
+from engine.training.settings import BACKBONE_COARSE_DIM, SCRATCH, Settings
 from engine.training.tokenizer import train_tokenizer
 
 IMAGE_SIZE = 160
 # How EfficientNet-Lite's published weights want their pixels: (x - 127) / 128.
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
-COARSE_DIM = 64  # on a backbone: what the index takes by default too
 HIDDEN = 512  # on a backbone: width of the heads' hidden layers
 
 
@@ -144,7 +143,7 @@ def _on_backbone(backbone: Any, settings: Settings) -> HiVLPModel:
             heads=settings.heads or "own",
             fine_from="head" if settings.fine_dim else "backbone",
             fine_dim=settings.fine_dim or dim,
-            coarse_dim=settings.coarse_dim or min(COARSE_DIM, settings.fine_dim or dim),
+            coarse_dim=settings.coarse_dim or min(BACKBONE_COARSE_DIM, settings.fine_dim or dim),
             head_dim=head_dim,
             coarse_head_dim=settings.coarse_head_dim or head_dim,
             dropout=SCRATCH["dropout"] if settings.dropout is None else settings.dropout,

@@ -138,12 +138,6 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "index").exists()
 
 
-def test_a_source_of_no_name(tmp_path: Path) -> None:
-    """As from a variable that is not set: not the folder one is in."""
-    refused = run("index", "", "-o", tmp_path / "index")
-    assert_refused(refused, "paths[0]: expected a path (str or pathlib.Path), got str ''")
-
-
 def test_a_broken_picture_is_left_out_and_listed(
     some_pictures: Path, untrained: Path, tmp_path: Path
 ) -> None:

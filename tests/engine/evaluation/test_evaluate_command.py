@@ -213,9 +213,11 @@ def test_what_is_left_out_is_listed(tiny_dataset: Path, untrained: Path, tmp_pat
         (["--dims", "8;16"], "dims: expected integers separated by commas"),
     ],
 )
-def test_what_is_refused_before_anything_is_opened(arguments: list[str], message: str) -> None:
+def test_what_is_refused_before_anything_is_opened(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(engine.InvalidArgument, match=message):
-        run("no checkpoint", "--dataset", "no data set", *arguments)
+        run(tmp_path, "--dataset", tmp_path, *arguments)
 
 
 def test_what_does_not_fit_is_refused_before_encoding(
@@ -227,12 +229,14 @@ def test_what_does_not_fit_is_refused_before_encoding(
             run(untrained, "--dataset", tiny_dataset, option, value)
 
 
-def test_matplotlib_is_missed_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matplotlib_is_missed_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(engine.MissingPackage, match=r"pip install 'hivlp-engine\[evaluate\]'"):
-        run("no checkpoint", "--dataset", "no data set", "-o", "figures.png")
+        run(tmp_path, "--dataset", tmp_path, "-o", "figures.png")
 
 
 # ---------------------------------------------------------------- vectors given
@@ -311,7 +315,7 @@ def test_a_damaged_safetensors_file(flickr: Path, tmp_path: Path) -> None:
     (tmp_path / "v.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(engine.DatasetError, match="vectors in safetensors expected"):
         run(tmp_path / "v.safetensors", "--dataset", flickr)
-    with pytest.raises(engine.DatasetError, match="vectors in safetensors expected"):
+    with pytest.raises(engine.InvalidArgument, match=r"source: expected .* got .*none.safetensors"):
         run(tmp_path / "none.safetensors", "--dataset", flickr)
 
 

@@ -83,7 +83,10 @@ def _run(app: typer.Typer) -> None:
     except RuntimeError as error:  # torch's: an operator that it has not for some dtype
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"a model that torch can export expected, got {type(error).__name__}: {reason}. Nothing was written."
+            "checkpoint",
+            expected="a model that torch can export",
+            got=f"{type(error).__name__}: {reason}",
+            remedy="Nothing was written. Try another --dtype.",
         ) from error
 
 

@@ -84,7 +84,7 @@ def choose_backend(backend: str, k: int, *tensors: Tensor, max_d: int | None = N
     if backend == "auto":
         return "torch"
     inputs = ", ".join(_describe(tensor) for tensor in tensors) + f", k={k}"
-    raise BackendUnavailable("triton", inputs=inputs, reasons=reasons)
+    raise BackendUnavailable.of("triton", inputs=inputs, reasons=reasons)
 
 
 def available_backends() -> dict[str, str]:

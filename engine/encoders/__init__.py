@@ -163,13 +163,25 @@ def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
     source = manifest.source
     try:
         if not source.hub and not Path(source.path).is_dir():
-            raise CheckpointError(f"{source.path}: the exported checkpoint expected, got nothing.")
+            raise CheckpointError(
+                source.path,
+                expected="the exported checkpoint",
+                got="nothing",
+                remedy="Put it back, or export it again.",
+            )
         checkpoint = open_checkpoint(source.path, expected=source)
     except CheckpointMismatch:
         raise CheckpointMismatch(
-            f"{source.path}: the checkpoint that was exported expected (sha256 {source.sha256[:12]}…), got "
-            "another. Export it again."
+            source.path,
+            expected=f"the checkpoint that was exported (sha256 {source.sha256[:12]}…)",
+            got="another",
+            remedy="Export it again.",
         ) from None
     except CheckpointError as error:
-        raise RuntimeUnavailable(f"No runtime can run the export: {why}; {error}") from None
+        raise RuntimeUnavailable(
+            "export",
+            expected="a runtime that can run it here",
+            got=f"none: {why}; {error}",
+            remedy="Install ONNX Runtime: pip install 'hivlp-engine[onnx]'",
+        ) from None
     return torch_encoder(checkpoint, device=device, why=why)

@@ -82,15 +82,19 @@ def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
     others = sorted(set(processor_files(directory)) - set(manifest.processor))
     if others:  # they would be read, too
         raise CheckpointError(
-            f"{directory}: the files that the manifest names expected, got also {', '.join(others)}. "
-            "Take it away, or export the checkpoint again."
+            str(directory),
+            expected="the files that the manifest names",
+            got=f"also {', '.join(others)}",
+            remedy="Move it away, or export the checkpoint again.",
         )
     processor = open_processor(directory)
     found = (processor.padding, processor.max_tokens)
     if found != (manifest.padding, manifest.max_tokens):
         raise CheckpointError(
-            f"{directory}: sentences padded as they were when it was exported ({manifest.padding}, "
-            f"{manifest.max_tokens} tokens) expected, got {found} by its files. Export the checkpoint again."
+            str(directory),
+            expected=f"sentences padded as when it was exported ({manifest.padding}, {manifest.max_tokens} tokens)",
+            got=f"{found} by its files",
+            remedy="Export the checkpoint again.",
         )
     return processor
 

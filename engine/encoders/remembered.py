@@ -16,7 +16,9 @@ from engine.index import CheckpointReference
 if TYPE_CHECKING:
     from engine.encoders.dual_encoder import DualEncoder
 
-HOW = "Name its directory, or one above it: Retriever(…, encoder=DIRECTORY), --checkpoint DIRECTORY"
+HOW = (
+    "Name its directory, or one above it: Retriever(…, encoder=DIRECTORY), --checkpoint DIRECTORY."
+)
 
 
 def open_remembered(
@@ -41,8 +43,10 @@ def open_remembered(
         raise refusals[0]
     looked = " or ".join(dict.fromkeys(os.path.abspath(p) for p in expected.places(index)))
     raise CheckpointError(
-        f"encoder: the checkpoint that made the index (sha256 {expected.sha256}) expected in {looked}, got nothing "
-        f"there. {HOW}."
+        "encoder",
+        expected=f"the checkpoint that made the index (sha256 {expected.sha256}) in {looked}",
+        got="nothing there",
+        remedy=HOW,
     )
 
 
@@ -65,7 +69,10 @@ def open_named(
             continue  # another one, or no whole one
     found = ", ".join(str(place.relative_to(root)) for place in places) or "no checkpoint"
     raise CheckpointError(
-        f"{root}: the checkpoint that made the index (sha256 {expected.sha256}) expected in it, got {found}. {HOW}."
+        str(root),
+        expected=f"the checkpoint that made the index (sha256 {expected.sha256}) in it",
+        got=found,
+        remedy=HOW,
     )
 
 
@@ -73,7 +80,8 @@ def refuse_other(found: CheckpointReference, expected: CheckpointReference | Non
     """CheckpointMismatch where `found` is another checkpoint than the one that made the index."""
     if expected is not None and expected.sha256 != found.sha256:
         raise CheckpointMismatch(
-            f"encoder: the checkpoint that made the index expected ({expected.path}, sha256 "
-            f"{expected.sha256[:12]}…), got {found.path} ({found.sha256[:12]}…). "
-            "Use that one, or build the index again."
+            "encoder",
+            expected=f"the checkpoint that made the index ({expected.path}, sha256 {expected.sha256[:12]}…)",
+            got=f"{found.path} ({found.sha256[:12]}…)",
+            remedy="Use that one, or build the index again.",
         )

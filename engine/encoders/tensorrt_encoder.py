@@ -80,8 +80,10 @@ def _choose(
         else:
             return engine, library
     raise RuntimeUnavailable(
-        f"{directory}: a TensorRT engine for this machine expected, got {'; '.join(reasons) or 'none'}. "
-        f"Build one here: python -m export.to_trt {manifest.source.path} -o {directory}"
+        str(directory),
+        expected="a TensorRT engine for this machine",
+        got="; ".join(reasons) or "none",
+        remedy=f"Build one here: python -m export.to_trt {manifest.source.path} -o {directory}",
     )
 
 
@@ -114,8 +116,10 @@ class Engine:
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise CheckpointError(
-                f"{directory / entry.file}: an engine that {entry.library} {entry.version} can run expected; it "
-                "refused, and its log says why. Build it again: python -m export.to_trt CHECKPOINT."
+                str(directory / entry.file),
+                expected=f"an engine that {entry.library} {entry.version} can run",
+                got="one that it refuses, as its log says",
+                remedy="Build it again: python -m export.to_trt CHECKPOINT",
             )
         return cls(entry, directory / entry.file, runtime, engine)
 
@@ -171,8 +175,10 @@ class TensorRTTower:
             results.append(result)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise RuntimeUnavailable(
-                f"{self.loaded.file}: TensorRT refused to run; its log says why. "
-                "Run the export with ONNX Runtime instead."
+                str(self.loaded.file),
+                expected="an engine that TensorRT runs",
+                got="one that it refuses to run, as its log says",
+                remedy="Run the export with ONNX Runtime instead.",
             )
         self._stream.synchronize()
         return [result.float().cpu() for result in results]

@@ -20,6 +20,7 @@ from engine.index.manifest import (
     read_manifest,
 )
 from engine.index.merging import grouped, write_group, write_merged
+from engine.index.remedies import RESTORE
 from engine.index.segment import Segment
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ def read(directory: Path, known: Sequence[Segment]) -> "Index":
 def place_of(index: "Index") -> Path:
     """Where it was opened from or saved to."""
     if index.path is None:
-        raise IndexFormatError("This index is in memory only: save it to a directory first.")
+        raise IndexFormatError(
+            "index",
+            expected="one that lies in a directory",
+            got="one in memory only",
+            remedy="Save it to a directory first.",
+        )
     return index.path
 
 
@@ -50,8 +56,10 @@ def check_current(index: "Index", lock: WriterLock | None = None) -> None:
     known = {index.published[1] if index.published else "", lock.publishing if lock else ""}
     if read_manifest(place)[1] not in known:
         raise IndexChanged(
-            f"{place}: the state that this index was opened from expected, got one that another writer has "
-            "published since. Call refresh() and make the change again."
+            str(place),
+            expected="the state that this index was opened from",
+            got="one that another writer has published since",
+            remedy="Call refresh(), and make the change again.",
         )
 
 
@@ -171,7 +179,12 @@ def locked(directory: Path, lock: WriterLock | None = None) -> Iterator[WriterLo
 def verify(index: "Index") -> None:
     """`Index.verify`."""
     if index.published is None:
-        raise IndexFormatError("This index is in memory only: save it, then open and verify it.")
+        raise IndexFormatError(
+            "index",
+            expected="one that lies in a directory",
+            got="one in memory only",
+            remedy="Save it, then open and verify it.",
+        )
     for segment in index.segments:
         for name, array in files.contents(segment).items():
             if name in segment.files:
@@ -185,6 +198,8 @@ def _verify_file(directory: Path, stored: StoredFile, array: Array) -> None:
     digest = digest_of(array)
     if digest != stored.sha256:
         raise IndexFormatError(
-            f"{directory / stored.file}: sha256 {stored.sha256} expected, got {digest}. "
-            "The file is damaged: restore it, or build the index again."
+            str(directory / stored.file),
+            expected=f"sha256 {stored.sha256}",
+            got=digest,
+            remedy=f"The file is damaged. {RESTORE}",
         )

@@ -70,7 +70,12 @@ def map_npy(file: Path) -> Any:
         *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
         *(TypeError, OverflowError, RecursionError, MemoryError),
     ) as error:
-        raise DatasetError(f"{file}: an array of floats expected, got {error}.") from None
+        raise DatasetError(
+            str(file),
+            expected="an array of floats in .npy",
+            got=str(error),
+            remedy="Save it again with numpy.save.",
+        ) from None
 
 
 def _opened(path: Path, flags: int, mode: Literal["rb", "a+b"]) -> BinaryIO:
@@ -86,4 +91,4 @@ def _opened(path: Path, flags: int, mode: Literal["rb", "a+b"]) -> BinaryIO:
 def _check(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         found = next((name for test, name in _KINDS if test(mode)), "something else")
-        raise OSError(f"a regular file expected, got {found}: {str(path)!r}")
+        raise OSError(f"{found}, not a regular file: {str(path)!r}")

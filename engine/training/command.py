@@ -65,6 +65,8 @@ def _refuse_overlap(examples: list[Example], held: list[Example], part: str) -> 
     shared = {example.image for example in examples} & {example.image for example in held}
     if shared:
         raise DatasetError(
-            f"{part}: a part that is not trained on expected for validation, found {len(shared)} pictures in both. "
-            "Name another part, or a share of the concepts, such as 0.05."
+            "validation",
+            expected="a part that is not trained on",
+            got=f"{part}, with {len(shared)} pictures of the training part",
+            remedy="Name another part, or a share of the concepts, such as 0.05.",
         )

@@ -61,8 +61,10 @@ def from_scratch(examples: Sequence[Example], image_weights: Path, settings: Set
         model.image_tower.load_state_dict(load_file(image_weights))
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{image_weights}: EfficientNet-Lite0 weights in safetensors expected, got: {error}. "
-            "`make pictures` fetches them."
+            str(image_weights),
+            expected="EfficientNet-Lite0 weights in safetensors",
+            got=str(error),
+            remedy="`make pictures` fetches them.",
         ) from None
     digest = sha256(image_weights.read_bytes()).hexdigest()
     return Start(model, processor, digest, None, torch.float16)
@@ -168,6 +170,8 @@ def _check_dims(directory: Path, model: HiVLPModel, settings: Settings) -> None:
         asked = getattr(settings, name)
         if asked is not None and asked != value:
             raise CheckpointError(
-                f"{directory}: a checkpoint whose {name} is {json.dumps(asked)} expected, as asked for, got "
-                f"{json.dumps(value)}. Leave it out to go on with the checkpoint's own, or train from scratch."
+                str(directory),
+                expected=f"a checkpoint whose {name} is {json.dumps(asked)}, as asked for",
+                got=json.dumps(value),
+                remedy=f"Leave out {name} to go on with the checkpoint's own, or train from scratch.",
             )

@@ -89,7 +89,7 @@ def test_to_onnx_writes_graphs_only_and_a_triton_repository(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no/such/directory here"], "expected, got nothing"),
+        (["no/such/directory here"], "expected a checkpoint directory, got nothing"),
         ([CHECKPOINT, "--batch", "8,1,64"], "--batch"),
         ([CHECKPOINT, "--batch", "1,8"], "--batch"),
         ([CHECKPOINT, "--batch", "0,8,64"], "--batch"),
@@ -168,13 +168,18 @@ def test_no_tensorrt_for_the_hardware_is_exit_code_4_and_the_graphs_are_written(
     assert run_here(to_trt, small("clip"), "-o", out, *data, "--hardware", "sm90") == 4
     output = capsys.readouterr()
     last = output.err.splitlines()[-1]
-    assert last.startswith("no engines: No TensorRT can build engines for sm90 here")
+    assert last.startswith(
+        "no engines: hardware: expected a TensorRT that can build engines for sm90 here, got "
+    )
     assert "pip install 'hivlp-engine[trt-rtx]'" in last
     assert "run this again on a machine with that GPU" in last
     manifest = Manifest.read(out)
     manifest.verify(out)
     assert manifest.parity["passed"] is True
-    assert "TensorRT: not run here: No TensorRT can build engines for sm90" in output.out
+    assert (
+        "TensorRT: not run here: hardware: expected a TensorRT that can build engines for sm90"
+        in output.out
+    )
 
 
 @pytest.mark.parametrize("function", [to_onnx, to_trt])

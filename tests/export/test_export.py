@@ -192,7 +192,7 @@ def test_a_failure_leaves_what_was_there(
     shutil.copytree(place, out)
 
     def full_disk(*_: object, **__: object) -> Graph:
-        raise ExportError("no space left")
+        raise ExportError("x", expected="space", got="none left", remedy="Make room.")
 
     monkeypatch.setattr(export.run, "export_graph", full_disk)
     with pytest.raises(ExportError):
@@ -236,7 +236,7 @@ def test_bad_input_is_named_and_nothing_is_written(
     damaged: Callable[..., Path], settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(CheckpointError, match="expected, got nothing"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint directory, got nothing"):
         export_checkpoint("no such directory", out, settings("fp32"), [], None)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         export_checkpoint(str(damaged(remove="model.safetensors")), out, settings("fp32"), [], None)

@@ -75,7 +75,7 @@ def test_what_tensorrt_cannot_read_is_named(
     (target,) = choose_targets(["sm89"])
     graph = Graph("image.onnx", None, {"pixel_values": TensorSpec("float32", ("batch", 4))}, {})
     with pytest.raises(
-        ExportError, match=r"image\.onnx: a graph that tensorrt_rtx .* reads expected"
+        ExportError, match=r"image\.onnx: expected a graph that tensorrt_rtx .* reads, got "
     ):
         _build(target, graph, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["image.onnx"]

@@ -288,12 +288,15 @@ def test_heads_among_given_vectors(flickr: Path, tmp_path: Path) -> None:
         ({"image": np.full((12, 5), np.nan)}, "image: expected finite values .* in row 0"),
         ({"image": np.ones((12, 5, 1))}, r"image: expected shape \[B, D\]"),
         ({"image": np.full((12, 5), "x")}, "image: expected real numbers"),
-        ({"image": np.full((12, 5), None)}, r"image\.npy: an array of floats expected"),
+        (
+            {"image": np.full((12, 5), None)},
+            r"image\.npy: expected an array of floats in .npy, got ",
+        ),
         (
             {"image": b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((\n"},
-            r"image\.npy: an array of floats",
+            r"image\.npy: expected an array of floats",
         ),
-        ({"image": b""}, r"image\.npy: an array of floats expected"),
+        ({"image": b""}, r"image\.npy: expected an array of floats in .npy, got "),
     ],
 )
 def test_bad_vectors(change: dict[str, Any], message: str, flickr: Path, tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def test_json_is_json_on_any_terminal(encoding: str, monkeypatch: pytest.MonkeyP
     stdout: Any = Stdout()
     stdout.encoding = encoding
     monkeypatch.setattr(sys, "stdout", stdout)
-    text = as_json({"é": HOSTILE, "emoji": "👍\U000e0001"})
-    assert json.loads(text) == {"é": HOSTILE, "emoji": "👍\U000e0001"}
+    text = as_json({"é": HOSTILE, "emoji": "👍\U000e0001", "none": float("nan")})
+    assert json.loads(text) == {"é": HOSTILE, "emoji": "👍\U000e0001", "none": None}
+    assert ("é" in text) == (encoding == "utf-8")
     assert text.isprintable()
     assert text.isascii() == (encoding == "ascii")
     assert ("👍" in text) == (encoding == "utf-8")

@@ -19,7 +19,7 @@ from engine.system.terminal import as_json as json_text
 from engine.system.terminal import visible
 
 if TYPE_CHECKING:
-    from engine.encoders.manifest import Manifest
+    from engine.encoders.manifest import ExportManifest
 
 PARITY_FAILED, NO_TENSORRT = 3, 4
 TIMING_CACHE = Path("~/.cache/hivlp-engine/tensorrt.timings")
@@ -206,7 +206,7 @@ def _examples(option: str) -> Path:
     return EXAMPLES
 
 
-def _report(output: Path, manifest: "Manifest", triton_repo: Path | None) -> dict[str, Any]:
+def _report(output: Path, manifest: "ExportManifest", triton_repo: Path | None) -> dict[str, Any]:
     return {
         "output": str(output),
         "source": asdict(manifest.source),

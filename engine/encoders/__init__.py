@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from engine.embeddings import Embeddings
-from engine.encoders.manifest import MANIFEST, Manifest
+from engine.encoders.manifest import MANIFEST, ExportManifest
 from engine.encoders.remembered import refuse_other
 from engine.errors import CheckpointError, CheckpointMismatch, MissingPackage, RuntimeUnavailable
 from engine.images import read_image
@@ -131,7 +131,7 @@ def _open_export(
     from engine.encoders.onnx_encoder import onnx_encoder
     from engine.encoders.tensorrt_encoder import tensorrt_encoder
 
-    manifest = Manifest.read(directory)
+    manifest = ExportManifest.read(directory)
     refuse_other(CheckpointReference(str(directory), manifest.source.sha256), expected)
     if manifest.parity.get("passed") is False:
         _log.warning("%s: this export failed its parity gate; see its parity.md", directory)
@@ -155,7 +155,7 @@ def _open_export(
     return _open_source(manifest, device, "; ".join(reasons))
 
 
-def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
+def _open_source(manifest: ExportManifest, device: str, why: str) -> "DualEncoder":
     """PyTorch, from the checkpoint that an export was made from, if it is still there and the same."""
     from engine.checkpoints import open_checkpoint
     from engine.encoders.torch_encoder import torch_encoder

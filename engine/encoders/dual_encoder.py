@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.embeddings import Embeddings
-from engine.encoders.manifest import Manifest
+from engine.encoders.manifest import ExportManifest
 from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 
@@ -73,7 +73,7 @@ def in_parts(
     return None if coarse[0] is None else torch.cat(coarse), torch.cat(fine)
 
 
-def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
+def exported_processor(directory: Path, manifest: ExportManifest) -> "Processor":
     """What feeds an export's towers, from files that are what the manifest says; CheckpointError where not."""
     from engine.checkpoints import open_processor
     from engine.checkpoints.files import processor_files
@@ -101,7 +101,7 @@ def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
 
 def exported_encoder(
     directory: Path,
-    manifest: Manifest,
+    manifest: ExportManifest,
     processor: "Processor",
     image: ImageTower,
     text: TextTower,

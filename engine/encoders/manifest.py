@@ -1,7 +1,8 @@
 """`manifest.json` of an export directory: what was exported, from what, how to feed it, and every file's hash.
 
 `export` writes it; the encoders of an export read it and nothing else. No graph is parsed and no engine loaded
-before its bytes were found to be those that were written: `Manifest.content` returns the very bytes that it hashed.
+before its bytes were found to be those that were written: `ExportManifest.content` returns the very bytes that it
+hashed.
 """
 
 import json
@@ -69,7 +70,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ExportManifest:
     """What an export directory holds.
 
     source: the checkpoint it was made from, by the hash that indexes remember. kind: that of the checkpoint.
@@ -100,7 +101,7 @@ class Manifest:
     files: dict[str, StoredFile]
 
     @classmethod
-    def read(cls, directory: Path) -> "Manifest":
+    def read(cls, directory: Path) -> "ExportManifest":
         """That of an export; CheckpointError where there is none, or one of another form or format version."""
         file = directory / MANIFEST
         try:
@@ -207,7 +208,7 @@ def _compare(file: Path, expected: StoredFile, length: int, digest: str) -> None
         )
 
 
-def _manifest(found: Mapping[str, Any]) -> Manifest:
+def _manifest(found: Mapping[str, Any]) -> ExportManifest:
     """The dataclasses of a JSON object; KeyError, TypeError or ValueError where one lacks something."""
     files = {
         name: StoredFile(int(f["bytes"]), str(f["sha256"])) for name, f in found["files"].items()
@@ -237,8 +238,8 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
             raise TypeError(f"{name} {found[name]!r:.80}")
     for graph in graphs.values():
         _check_graph(graph, found["coarse_dim"], found["fine_dim"])
-    rest = {name: found[name] for name in Manifest.__dataclass_fields__}
-    return Manifest(
+    rest = {name: found[name] for name in ExportManifest.__dataclass_fields__}
+    return ExportManifest(
         **rest
         | {
             "source": source,

@@ -20,7 +20,7 @@ from engine.encoders.dual_encoder import (
     exported_processor,
     in_parts,
 )
-from engine.encoders.manifest import BATCH, EXPORT_AGAIN, Graph, Manifest, TensorSpec, Tower
+from engine.encoders.manifest import BATCH, EXPORT_AGAIN, ExportManifest, Graph, TensorSpec, Tower
 from engine.errors import CheckpointError, MissingPackage, RuntimeUnavailable
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -38,7 +38,7 @@ def onnx_encoder(directory: Path, *, device: str = "auto", why: str) -> DualEnco
     except ImportError:
         raise MissingPackage.of("onnxruntime", "onnx", "Running an export's graphs") from None
 
-    manifest = Manifest.read(directory)
+    manifest = ExportManifest.read(directory)
     provider = CPU
     if device != "cpu" and CUDA in onnxruntime.get_available_providers():
         provider = CUDA
@@ -59,7 +59,9 @@ def onnx_encoder(directory: Path, *, device: str = "auto", why: str) -> DualEnco
 class OnnxTower:
     """One graph in a session, which many threads may run at a time: CPU tensors in, CPU tensors out."""
 
-    def __init__(self, directory: Path, manifest: Manifest, tower: Tower, provider: str) -> None:
+    def __init__(
+        self, directory: Path, manifest: ExportManifest, tower: Tower, provider: str
+    ) -> None:
         self.graph = manifest.graphs[tower]
         self.at_most = manifest.profile[BATCH][2] if BATCH in manifest.profile else None
         self._session = _session(directory, manifest, self.graph, provider)
@@ -76,7 +78,7 @@ class OnnxTower:
         return torch.from_numpy(coarse), torch.from_numpy(fine)
 
 
-def _session(directory: Path, manifest: Manifest, graph: Graph, provider: str) -> Any:
+def _session(directory: Path, manifest: ExportManifest, graph: Graph, provider: str) -> Any:
     """The session of a graph whose bytes, external weights, inputs and outputs are what the manifest says."""
     from onnxruntime import InferenceSession, SessionOptions
     from onnxruntime.capi import onnxruntime_pybind11_state as refusals

@@ -22,7 +22,7 @@ from engine.encoders.dual_encoder import (
     exported_processor,
     in_parts,
 )
-from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine, Tower
+from engine.encoders.manifest import TOWERS, ExportManifest, TensorRTEngine, Tower
 from engine.errors import CheckpointError, InvalidArgument, RuntimeUnavailable
 
 # The second is what the wheels hold; the first comes with a meta package.
@@ -36,7 +36,7 @@ def tensorrt_encoder(directory: Path, *, device: str = "auto", why: str) -> Dual
     outside it is refused. Raises RuntimeUnavailable where no engine fits, saying what to run; CheckpointError
     where a file is not what the manifest says.
     """
-    manifest = Manifest.read(directory)
+    manifest = ExportManifest.read(directory)
     place = pick_device(device)
     chosen = {tower: _choose(directory, manifest, tower, place) for tower in TOWERS}
     # All that is data is compared first: nothing native is reached by an export that is not whole.
@@ -61,7 +61,7 @@ def hardware_of(device: torch.device) -> str | None:
 
 
 def _choose(
-    directory: Path, manifest: Manifest, tower: Tower, device: torch.device
+    directory: Path, manifest: ExportManifest, tower: Tower, device: torch.device
 ) -> tuple[TensorRTEngine, Any]:
     """The engine of a tower that runs on `device`, and the library that runs it."""
     hardware, reasons = hardware_of(device), []
@@ -108,7 +108,7 @@ class Engine:
 
     @classmethod
     def load(
-        cls, directory: Path, manifest: Manifest, entry: TensorRTEngine, library: Any
+        cls, directory: Path, manifest: ExportManifest, entry: TensorRTEngine, library: Any
     ) -> "Engine":
         """Compare the hash of the file, and only then let `library` deserialise those bytes, on the current GPU."""
         content = manifest.content(directory, entry.file)
@@ -127,7 +127,7 @@ class Engine:
 class TensorRTTower:
     """One engine, run by one thread at a time: CPU tensors in, CPU tensors out."""
 
-    def __init__(self, loaded: Engine, manifest: Manifest, device: torch.device) -> None:
+    def __init__(self, loaded: Engine, manifest: ExportManifest, device: torch.device) -> None:
         graph = manifest.graphs[loaded.entry.tower]
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.loaded, self.device = loaded, device

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import export.run
 from engine.checkpoints import open_checkpoint
-from engine.encoders.manifest import Dtype, Manifest
+from engine.encoders.manifest import Dtype, ExportManifest
 from engine.training import Settings
 from engine.training.publish import save_checkpoint
 from engine.training.start import from_checkpoint
@@ -137,7 +137,7 @@ def test_a_trained_clip_is_exported_as_the_command_does_by_default(
         "--parity-data", pictures, "--parity-pairs", 8, "--min-overlap", 0.5,
     )  # fmt: skip
     assert code == 0, capsys.readouterr().err
-    manifest = Manifest.read(out)
+    manifest = ExportManifest.read(out)
     assert (manifest.dtype, manifest.coarse_from, manifest.coarse_dim) == ("fp16", "head", 6)
     assert manifest.parity["passed"] is True
 

@@ -17,7 +17,7 @@ import engine
 import export.run
 from engine.checkpoints import open_checkpoint
 from engine.encoders import open_encoder
-from engine.encoders.manifest import MANIFEST, Graph, Manifest, stored_file
+from engine.encoders.manifest import MANIFEST, ExportManifest, Graph, stored_file
 from engine.errors import CheckpointError, DatasetError, InvalidArgument
 from engine.images import read_image
 from export.errors import ExportError
@@ -26,7 +26,7 @@ from export.rotation import learn_rotation
 from export.run import Settings, export_checkpoint
 from export.triton_repo import write_repository
 
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("clip", "fp16"), ("siglip2-other", "bf16")])
@@ -35,7 +35,7 @@ def test_the_manifest_says_what_the_directory_holds(
 ) -> None:
     place, manifest = exported(kind, dtype)
     checkpoint = open_checkpoint(small(kind))
-    assert Manifest.read(place) == manifest
+    assert ExportManifest.read(place) == manifest
     assert manifest.source == checkpoint.reference
     assert (manifest.kind, manifest.dtype) == (checkpoint.kind, dtype)
     assert manifest.coarse_from == "rotation"
@@ -154,7 +154,7 @@ def test_a_corrupted_weight_fails_the_gate_where_it_happened(
     assert not any(
         failure.startswith("text fine: cosine") for failure in manifest.parity["failures"]
     )
-    assert Manifest.read(out).parity["passed"] is False  # kept, and it says so
+    assert ExportManifest.read(out).parity["passed"] is False  # kept, and it says so
     assert "**Failed.** Accuracy was lost at: ONNX Runtime" in (out / "parity.md").read_text()
 
 

@@ -15,13 +15,13 @@ from torch import nn
 
 import export.graph
 from engine.checkpoints import open_checkpoint
-from engine.encoders.manifest import Dtype, Manifest, TensorSpec
+from engine.encoders.manifest import Dtype, ExportManifest, TensorSpec
 from export.errors import ExportError
 from export.graph import check_batches, export_graph, open_graph, run_graph, widened
 from export.tower import ExportedTower, ImageTower, exported_tower
 from tests.conftest import ROOT
 
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 # Every kind that is read, its other shape where one is enough, in every dtype.
 CASES: list[tuple[str, Dtype]] = [
     ("clip", "fp16"),

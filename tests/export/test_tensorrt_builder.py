@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import export.tensorrt_builder as builder
-from engine.encoders.manifest import Graph, Manifest, TensorSpec
+from engine.encoders.manifest import ExportManifest, Graph, TensorSpec
 from export.errors import ExportError, TensorRTUnavailable
 from export.tensorrt_builder import AHEAD_OF_TIME, Target, build_engine, choose_targets
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="the extra trt-rtx is not installed")
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

@@ -15,7 +15,7 @@ import torch
 
 import engine
 from engine.encoders import tensorrt_encoder as trt_module
-from engine.encoders.manifest import Manifest
+from engine.encoders.manifest import ExportManifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import tensorrt_encoder
 from tests.engine.encoders.fake_tensorrt import engines, with_engine
@@ -111,7 +111,7 @@ def apart(place: Path, location: str = "image.onnx.data") -> None:
 def test_weights_in_a_file_of_their_own(
     changed: Callable[..., Path], exports: Callable[[str], Path]
 ) -> None:
-    graphs = Manifest.read(exports("clip")).graphs
+    graphs = ExportManifest.read(exports("clip")).graphs
     graphs |= {"image": replace(graphs["image"], weights="image.onnx.data")}
     place = changed(apart, graphs=graphs)
     assert (place / "image.onnx.data").stat().st_size > (place / "image.onnx").stat().st_size
@@ -241,11 +241,11 @@ def test_without_onnx_runtime_the_source_is_run(
     assert encoder.runtime == "torch"
     assert "pip install 'hivlp-engine[onnx]'" in encoder.why
     assert encoder.reference.path == str(sources["siglip2"])
-    source = Manifest.read(exports("clip")).source
+    source = ExportManifest.read(exports("clip")).source
     gone = changed(source=replace(source, path="gone/for/good"))
     with pytest.raises(engine.RuntimeUnavailable, match=r"hivlp-engine\[onnx\].*gone/for/good"):
         engine.open_encoder(gone)
-    manifest = Manifest.read(gone)
+    manifest = ExportManifest.read(gone)
     replace(manifest, source=replace(source, sha256="0" * 64)).write(gone)
     with pytest.raises(engine.CheckpointMismatch, match="the checkpoint that was exported"):
         engine.open_encoder(gone)

@@ -31,7 +31,7 @@ from benchmarks.peers import NotInstalled, NotSupported, outcome
 from benchmarks.timing import milliseconds, percentiles, take_turns
 from engine.checkpoints import Checkpoint, open_checkpoint
 from engine.encoders.dual_encoder import DualEncoder
-from engine.encoders.manifest import MANIFEST, TOWERS, Manifest, Tower
+from engine.encoders.manifest import MANIFEST, TOWERS, ExportManifest, Tower
 from engine.encoders.onnx_encoder import CUDA, OnnxTower, onnx_encoder
 from engine.encoders.tensorrt_encoder import MODULES, imported, tensorrt_encoder
 from engine.encoders.torch_encoder import TorchTower, torch_encoder
@@ -190,7 +190,7 @@ class _Float16(nn.Module):
 
 def exported(source: Path, out: Path) -> Path:
     """The export that an earlier run left, if it is of this checkpoint; else a new one."""
-    if (out / MANIFEST).is_file() and Manifest.read(out).source.path == str(source):
+    if (out / MANIFEST).is_file() and ExportManifest.read(out).source.path == str(source):
         return out
     targets = []
     if torch.cuda.is_available():
@@ -263,7 +263,7 @@ def _onnx(export: Path) -> DualEncoder:
 def _tensorrt(export: Path) -> DualEncoder:
     if not any(map(imported, MODULES)):
         raise NotInstalled("pip install 'hivlp-engine[gpu]'")
-    if not Manifest.read(export).engines:
+    if not ExportManifest.read(export).engines:
         choose_targets(None)  # says why there are none
     return tensorrt_encoder(export, why="benchmark")
 

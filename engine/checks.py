@@ -2,11 +2,14 @@
 
 import math
 import operator
+import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from engine.errors import InvalidArgument
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class ArrowColumn(Protocol):
@@ -151,3 +154,8 @@ def check_path(name: str, value: Any) -> Path:
             got=repr(str(path)),
             remedy="Set HOME, or write the path out.",
         ) from None
+
+
+def may_be_hub_id(checkpoint: str | Path) -> bool:
+    """Whether "owner/name" may be a repository on the Hugging Face hub: nothing is there on this machine."""
+    return not Path(checkpoint).exists() and bool(_HUB_ID.fullmatch(str(checkpoint)))

@@ -3,26 +3,27 @@
     EngineError                            catch this one for all of them
     ├── InvalidArgument  (ValueError)      a query, k, mask, id or vector that cannot be searched
     │   └── UnknownId    (KeyError)        an id that the index does not hold
-    ├── BackendUnavailable (RuntimeError)  the backend asked for cannot run here; the message says why
-    ├── RuntimeUnavailable (RuntimeError)  ONNX Runtime or TensorRT cannot run an export here; the message says why
-    ├── MissingPackage   (ImportError)     an optional package is absent; the message holds the install line
+    ├── BackendUnavailable (RuntimeError)  the backend asked for cannot run here, and why
+    ├── RuntimeUnavailable (RuntimeError)  ONNX Runtime or TensorRT cannot run an export here, and why
+    ├── MissingPackage   (ImportError)     an optional package is absent; the remedy is the install line
     ├── CheckpointError  (ValueError)      a checkpoint that is missing, incomplete or of another shape
     │   └── CheckpointMismatch             an index made by another checkpoint than the one at hand
     ├── IndexFormatError (ValueError)      an index directory that is missing, damaged or of a newer format
-    ├── IndexLocked      (RuntimeError)    another writer has the index open; the message says who
+    ├── IndexLocked      (RuntimeError)    another writer has the index open, and who
     ├── IndexChanged     (RuntimeError)    another writer has published since this index was opened
     ├── StorageError     (OSError)         the system would not read or write: a full disk, no permission
     ├── ImageError       (ValueError)      an image that cannot be read
     ├── DatasetError     (ValueError)      a folder of pictures or a captions file that cannot be used
     └── TrainingError    (RuntimeError)    a training run that went wrong: its loss is no number
 
-Each message names the argument or file, what was expected, what came, and what to do. An operation that raises
-has changed nothing.
+Each has four parts, which are its attributes: the argument or file, what was expected, what came, and what to do.
+It reads "ARGUMENT: expected EXPECTED, got GOT. REMEDY". An operation that raises has changed nothing.
 """
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
 
@@ -48,8 +49,6 @@ __all__ = [
 class UnknownId(InvalidArgument, KeyError):
     """An id that the index does not hold."""
 
-    __str__ = Exception.__str__  # KeyError would print the message's repr
-
 
 class RuntimeUnavailable(EngineError, RuntimeError):
     """ONNX Runtime or TensorRT cannot run an export here: each reason, and what to do."""
@@ -60,7 +59,13 @@ class MissingPackage(EngineError, ImportError):
 
     @classmethod
     def of(cls, package: str, extra: str, purpose: str) -> "MissingPackage":
-        return cls(f"{purpose} needs {package}: pip install 'hivlp-engine[{extra}]'")
+        """`package` is part of the optional `extra`; purpose: what needs it, such as "Reading Parquet"."""
+        return cls(
+            package,
+            expected="this package to be installed",
+            got="none",
+            remedy=f"{purpose} needs it: pip install 'hivlp-engine[{extra}]'",
+        )
 
 
 class CheckpointError(EngineError, ValueError):
@@ -90,14 +95,20 @@ class StorageError(EngineError, OSError):
     def of(cls, error: OSError, place: object) -> "StorageError":
         """What the system said while an index at `place` was read or written."""
         named = error.filename if error.filename is not None else str(place)
-        return cls(error.errno or 0, error.strerror or str(error), named)
-
-    def __str__(self) -> str:
-        remedy = _REMEDIES.get(self.errno or 0, "See to that, and try again.")
-        return (
-            f"{self.filename}: a file that can be read or written expected, got: {self.strerror}. "
-            f"What was there before is unchanged. {remedy}"
+        remedy = _REMEDIES.get(error.errno or 0, "Remove the cause, and try again.")
+        made = cls(
+            str(named),
+            expected="a file or folder that can be read and written",
+            got=error.strerror or str(error) or type(error).__name__,
+            remedy=f"What was there before is unchanged. {remedy}",
         )
+        made.errno, made.strerror, made.filename = error.errno, error.strerror, named
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        build, arguments, state = super().__reduce__()
+        system = {name: getattr(self, name) for name in ("errno", "strerror", "filename")}
+        return build, arguments, state | system
 
 
 _REMEDIES = {
@@ -133,6 +144,15 @@ class ImageError(EngineError, ValueError):
 
 class DatasetError(EngineError, ValueError):
     """A folder of pictures or a captions file that cannot be used."""
+
+    # Until every room gives the four parts (tests/test_error_grammar.py, TO_DO), one sentence will do.
+    def __init__(
+        self, argument: str, *, expected: str = "", got: str = "", remedy: str = ""
+    ) -> None:
+        super().__init__(argument, expected=expected, got=got, remedy=remedy)
+
+    def __str__(self) -> str:
+        return super().__str__() if self.expected else self.argument
 
 
 class TrainingError(EngineError, RuntimeError):

@@ -64,9 +64,9 @@ def _scans(jpeg: bytes) -> int:
         elif content.startswith(_MPF):
             _check_tags(content[len(_MPF) :])
         if segments > MAX_SEGMENTS or junk > MAX_JUNK or len(exif) > MAX_TAGS:
-            raise ValueError(f"at most {MAX_SEGMENTS:,} segments side by side expected, got more")
+            raise ValueError(f"more than {MAX_SEGMENTS:,} segments, or too many bytes between them")
     if not scans and len(jpeg) - at > MAX_JUNK:
-        raise ValueError("a scan and segments side by side expected, got more bytes than that")
+        raise ValueError("too many bytes between segments, and no scan")
     _check_tags(exif)
     return scans
 
@@ -77,12 +77,12 @@ def _check_chunks(png: bytes) -> None:
         at += 12 + int.from_bytes(png[at : at + 4], "big")
         chunks += 1
         if chunks > MAX_CHUNKS:
-            raise ValueError(f"at most {MAX_CHUNKS:,} chunks expected, got more")
+            raise ValueError(f"more than {MAX_CHUNKS:,} chunks")
 
 
 def _check_tags(tiff: bytes) -> None:
     if sum(size for _, _, size, _, _ in _tags(tiff)) > MAX_TAGS:
-        raise ValueError(f"EXIF of at most {MAX_TAGS:,} bytes expected, got more")
+        raise ValueError(f"EXIF of more than {MAX_TAGS:,} bytes")
 
 
 def _tags(tiff: bytes) -> Iterator[tuple[int, int, int, bytes, str]]:

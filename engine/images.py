@@ -74,18 +74,25 @@ def open_image(source: "ImageSource") -> "Image":
             scans = passes(content)
             if scans > MAX_SCANS:
                 raise ImageError(
-                    f"{_name(source)}: a JPEG of at most {MAX_SCANS} scans expected, got more. Save it again."
+                    _name(source),
+                    expected=f"a JPEG of at most {MAX_SCANS} scans",
+                    got="more",
+                    remedy="Save it again.",
                 )
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             if scans * image.width * image.height > MAX_SCANNED:
                 raise ImageError(
-                    f"{_name(source)}: a JPEG of at most {MAX_SCANNED:,} pixels times scans expected, got "
-                    f"{image.width}x{image.height} in {scans}. Save it again."
+                    _name(source),
+                    expected=f"a JPEG of at most {MAX_SCANNED:,} pixels times scans",
+                    got=f"{image.width}x{image.height} in {scans}",
+                    remedy="Save it again.",
                 )
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(
-                f"{_name(source)}: at most {MAX_PIXELS:,} pixels expected, got {image.width}x{image.height}. "
-                "Scale it down first."
+                _name(source),
+                expected=f"at most {MAX_PIXELS:,} pixels",
+                got=f"{image.width}x{image.height}",
+                remedy="Scale it down first.",
             )
         return image
 
@@ -152,7 +159,10 @@ def _content(source: Path | Member) -> bytes:
 def _check_bytes(source: Path | Member, size: int) -> None:
     if size > MAX_BYTES:
         raise ImageError(
-            f"{source}: a file of at most {MAX_BYTES:,} bytes expected, got {size:,}. Scale it down first."
+            str(source),
+            expected=f"a file of at most {MAX_BYTES:,} bytes",
+            got=f"{size:,}",
+            remedy="Scale it down first.",
         )
 
 
@@ -197,11 +207,17 @@ def _refusing(source: "ImageSource") -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise ImageError(
-            f"{_name(source)}: a JPEG, PNG or WebP image expected, got something else. Convert it, or leave it out."
+            _name(source),
+            expected="a JPEG, PNG or WebP image",
+            got="something else",
+            remedy="Convert it, or leave it out.",
         ) from None
     except (*_FAULTS, Image.DecompressionBombError) as error:
         raise ImageError(
-            f"{_name(source)}: a whole JPEG, PNG or WebP image expected, got {error}. Mend it, or leave it out."
+            _name(source),
+            expected="a whole JPEG, PNG or WebP image",
+            got=str(error) or type(error).__name__,
+            remedy="Repair it, or leave it out.",
         ) from None
 
 

@@ -19,7 +19,7 @@ from engine.system.terminal import as_json as json_text
 from engine.system.terminal import visible
 
 if TYPE_CHECKING:
-    from engine.encoders.manifest import Manifest
+    from engine.encoders.manifest import ExportManifest
 
 PARITY_FAILED, NO_TENSORRT = 3, 4
 TIMING_CACHE = Path("~/.cache/hivlp-engine/tensorrt.timings")
@@ -83,7 +83,10 @@ def _run(app: typer.Typer) -> None:
     except RuntimeError as error:  # torch's: an operator that it has not for some dtype
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"a model that torch can export expected, got {type(error).__name__}: {reason}. Nothing was written."
+            "checkpoint",
+            expected="a model that torch can export",
+            got=f"{type(error).__name__}: {reason}",
+            remedy="Nothing was written. Try another --dtype.",
         ) from error
 
 
@@ -203,7 +206,7 @@ def _examples(option: str) -> Path:
     return EXAMPLES
 
 
-def _report(output: Path, manifest: "Manifest", triton_repo: Path | None) -> dict[str, Any]:
+def _report(output: Path, manifest: "ExportManifest", triton_repo: Path | None) -> dict[str, Any]:
     return {
         "output": str(output),
         "source": asdict(manifest.source),

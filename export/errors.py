@@ -7,6 +7,8 @@ EngineError
 
 from engine.errors import EngineError
 
+REPORT = "Please report it with the checkpoint's config.json."
+
 
 class ExportError(EngineError, RuntimeError):
     """A tower that cannot be traced, a graph that does not hold, an engine that cannot be built."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.encoders.manifest import BATCH, TOKENS, Graph, TensorSpec
-from export.errors import ExportError
+from export.errors import REPORT, ExportError
 from export.tower import ExportedTower
 
 Array = NDArray[Any]
@@ -46,7 +46,10 @@ def export_graph(
             )
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(
-                f"{file.name}: a tower that torch.onnx can trace expected, got: {_reason(error)}"
+                file.name,
+                expected="a tower that torch.onnx can trace",
+                got=_reason(error),
+                remedy=REPORT,
             ) from error
         assert program is not None
         graph: Any = program.model.graph
@@ -74,8 +77,10 @@ def check_graph(file: Path) -> None:
         onnx.checker.check_model(file, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{file.name}: a graph that ONNX allows expected, got: {_reason(error)}. Please report it with the "
-            "checkpoint's config.json; until then export with --dtype fp32."
+            file.name,
+            expected="a graph that ONNX allows",
+            got=_reason(error),
+            remedy=f"{REPORT} Until then export with --dtype fp32.",
         ) from None
 
 
@@ -101,7 +106,10 @@ def open_graph(file: Path) -> Any:
         refusals.RuntimeException,
     ) as error:
         raise ExportError(
-            f"{file.name}: a graph that ONNX Runtime runs expected, got: {_reason(error)}"
+            file.name,
+            expected="a graph that ONNX Runtime runs",
+            got=_reason(error),
+            remedy=REPORT,
         ) from None
 
 
@@ -148,7 +156,10 @@ def check_batches(file: Path, inputs: Mapping[str, torch.Tensor], sizes: Sequenc
             found = run_graph(session, {name: array[rows] for name, array in few.items()})
         except (refusals.InvalidArgument, refusals.RuntimeException, refusals.Fail) as error:
             raise ExportError(
-                f"{file.name}: a graph that takes a batch of {size} expected; ONNX Runtime: {_reason(error)}"
+                file.name,
+                expected=f"a graph that takes a batch of {size}",
+                got=f"from ONNX Runtime: {_reason(error)}",
+                remedy=REPORT,
             ) from None
         for name, apart, together in zip(OUTPUTS, expected, found, strict=True):
             wanted = apart[rows]
@@ -156,8 +167,10 @@ def check_batches(file: Path, inputs: Mapping[str, torch.Tensor], sizes: Sequenc
                 wanted, together, rtol=0, atol=TOLERANCE, equal_nan=True
             ):
                 raise ExportError(
-                    f"{file.name}: the same {name} {wanted.shape} expected at a batch of {size} as at "
-                    f"{len(apart)}, got other values, {together.shape}."
+                    file.name,
+                    expected=f"the same {name} {wanted.shape} at a batch of {size} as at {len(apart)}",
+                    got=f"other values, {together.shape}",
+                    remedy=REPORT,
                 )
 
 

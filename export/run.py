@@ -21,8 +21,8 @@ from engine.encoders.manifest import (
     TOKENS,
     TOWERS,
     Dtype,
+    ExportManifest,
     Graph,
-    Manifest,
     StoredFile,
     TensorRTEngine,
     Tower,
@@ -69,7 +69,7 @@ class Settings:
 
 def export_checkpoint(
     source: str, out: Path, settings: Settings, targets: Sequence[Target], no_engines: str | None
-) -> Manifest:
+) -> ExportManifest:
     """Export `source` into `out`, and return what was written: also where parity failed, which its manifest says.
 
     targets: what engines are built for. no_engines: why there are none, for the report; None where none were
@@ -101,7 +101,7 @@ def _write(
     settings: Settings,
     targets: Sequence[Target],
     no_engines: str | None,
-) -> Manifest:
+) -> ExportManifest:
     seconds: dict[str, float] = {}
     for name in checkpoint.processor.files:
         shutil.copyfile(checkpoint.directory / name, draft / name)
@@ -121,7 +121,7 @@ def _write(
         for tower in TOWERS
     )
     vectors = graphs["image"].outputs
-    manifest = Manifest(
+    manifest = ExportManifest(
         source=checkpoint.reference,
         kind=checkpoint.kind,
         dtype=settings.dtype,
@@ -221,7 +221,7 @@ def _engine(
 
 
 def _parity(
-    manifest: Manifest,
+    manifest: ExportManifest,
     draft: Path,
     fp32: Mapping[Tower, ExportedTower],
     low: Mapping[Tower, ExportedTower],

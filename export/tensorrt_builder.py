@@ -18,7 +18,7 @@ from typing import Any
 from engine.device import pick_device
 from engine.encoders.manifest import Dtype, Graph, TensorRTEngine, Tower
 from engine.encoders.tensorrt_encoder import MODULES, hardware_of, imported
-from export.errors import ExportError, TensorRTUnavailable
+from export.errors import REPORT, ExportError, TensorRTUnavailable
 
 AHEAD_OF_TIME = ("sm80", "sm86", "sm89", "sm120")  # built where there is no GPU to build for
 SHORT = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
@@ -71,9 +71,11 @@ def _target(hardware: str, present: str | None) -> Target:
                 return Target(library, module, hardware)
             reasons.append(f"tensorrt_rtx {module.__version__} builds for {', '.join(known)}")
     raise TensorRTUnavailable(
-        f"No TensorRT can build engines for {hardware} here: {'; '.join(reasons)}. "
-        "For RTX GPUs, with or without one: pip install 'hivlp-engine[trt-rtx]'. For data-centre GPUs: "
-        "pip install 'hivlp-engine[gpu]' and run this again on a machine with that GPU."
+        "hardware",
+        expected=f"a TensorRT that can build engines for {hardware} here",
+        got="; ".join(reasons),
+        remedy="For RTX GPUs, with or without one: pip install 'hivlp-engine[trt-rtx]'. For data-centre GPUs: "
+        "pip install 'hivlp-engine[gpu]' and run this again on a machine with that GPU.",
     )
 
 
@@ -107,7 +109,10 @@ def build_engine(
     if not parser.parse_from_file(str(directory / graph.file)):
         errors = "; ".join(parser.get_error(at).desc() for at in range(parser.num_errors))
         raise ExportError(
-            f"{graph.file}: a graph that {target.library} {target.version} reads expected, got: {errors}"
+            graph.file,
+            expected=f"a graph that {target.library} {target.version} reads",
+            got=errors,
+            remedy=REPORT,
         )
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, graph, profile))
@@ -124,8 +129,10 @@ def build_engine(
                 built = builder.build_serialized_network(network, config)
     if built is None:
         raise ExportError(
-            f"{graph.file}: {target.library} {target.version} built no engine for {target.hardware}: "
-            f"{'; '.join(log.errors) or 'it gave no reason'}"
+            graph.file,
+            expected=f"an engine by {target.library} {target.version} for {target.hardware}",
+            got=f"none: {'; '.join(log.errors) or 'it gives no reason'}",
+            remedy=REPORT,
         )
     file = target.file(tower, dtype)
     (directory / file).write_bytes(built)

@@ -3,14 +3,16 @@
 import shutil
 from pathlib import Path
 
-from engine.encoders.manifest import TOWERS, Manifest, TensorSpec, Tower
+from engine.encoders.manifest import TOWERS, ExportManifest, TensorSpec, Tower
 from export.directory import refuse_foreign, written_aside
 
 CONFIG = "config.pbtxt"
 TYPES = {"float32": "TYPE_FP32", "int32": "TYPE_INT32"}
 
 
-def write_repository(export: Path, manifest: Manifest, repository: Path, name: str) -> list[Path]:
+def write_repository(
+    export: Path, manifest: ExportManifest, repository: Path, name: str
+) -> list[Path]:
     """`NAME_image` and `NAME_text` below `repository`, each with a config.pbtxt and version 1; other models stay.
 
     An engine of `tensorrt` where exactly one was built for a tower, else the ONNX graph: the server has no
@@ -20,7 +22,7 @@ def write_repository(export: Path, manifest: Manifest, repository: Path, name: s
 
 
 def _write_model(
-    export: Path, manifest: Manifest, repository: Path, name: str, tower: Tower
+    export: Path, manifest: ExportManifest, repository: Path, name: str, tower: Tower
 ) -> Path:
     graph = manifest.graphs[tower]
     plans = [e for e in manifest.engines if e.tower == tower and e.library == "tensorrt"]

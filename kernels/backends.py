@@ -51,7 +51,7 @@ def choose_backend(backend: str, k: int, *tensors: Tensor, coarse: bool = False)
     if backend == "auto":
         return "torch"
     inputs = ", ".join(map(describe, tensors)) + f", k={k}"
-    raise BackendUnavailable("triton", inputs=inputs, reasons=reasons)
+    raise BackendUnavailable.of("triton", inputs=inputs, reasons=reasons)
 
 
 def available_backends() -> dict[str, str]:

@@ -8,28 +8,46 @@ EngineError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 __all__ = ["BackendUnavailable", "EngineError", "InvalidArgument"]
 
 
 class EngineError(Exception):
-    """Root of every error this project raises on purpose."""
+    """Root of every error this project raises on purpose.
+
+    argument: the argument or the file that is refused. expected, got: what it should be, and what it is.
+    remedy: what to do, as a sentence.
+    """
+
+    def __init__(self, argument: str, *, expected: str, got: str, remedy: str) -> None:
+        self.argument, self.expected, self.got, self.remedy = argument, expected, got, remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        got = self.got.strip().removesuffix(".")  # of a library's message
+        return f"{self.argument}: expected {self.expected}, got {got}. {self.remedy}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = {name: getattr(self, name) for name in ("expected", "got", "remedy")}
+        return partial(type(self), self.argument, **parts), (), self.__dict__
 
 
 class InvalidArgument(EngineError, ValueError):
     """An argument breaks the contract: which one, what was expected, what came, what to do."""
 
-    def __init__(self, name: str, *, expected: str, got: str, remedy: str) -> None:
-        self.name = name
-        super().__init__(f"{name}: expected {expected}, got {got}. {remedy}")
-
 
 class BackendUnavailable(EngineError, RuntimeError):
     """The backend that was asked for cannot run on these inputs: the inputs and every reason."""
 
-    def __init__(self, backend: str, *, inputs: str, reasons: Sequence[str]) -> None:
-        self.reasons = tuple(reasons)
-        listed = "".join(f"\n  - {reason}" for reason in self.reasons)
-        super().__init__(
-            f'backend={backend!r} cannot run on {inputs}:{listed}\nUse backend="auto" or "torch".'
+    @classmethod
+    def of(cls, backend: str, *, inputs: str, reasons: Sequence[str]) -> BackendUnavailable:
+        """Why `backend` cannot run on `inputs`."""
+        listed = "".join(f"\n  - {reason}" for reason in reasons)
+        return cls(
+            "backend",
+            expected=f"one that can run on {inputs}",
+            got=f"{backend!r}, which cannot:{listed}",
+            remedy='Use "auto" or "torch".',
         )

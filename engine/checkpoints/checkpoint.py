@@ -112,15 +112,16 @@ def _check_pixels(directory: Path, processor: Processor, side: int | None) -> No
     """CheckpointError where pictures come out of the processor in another size than the tower takes."""
     if side is None:
         return
-    with expected_of(f"{directory}: settings by which a picture can be prepared"):
+    with expected_of(directory, "settings by which a picture can be prepared"):
         found = tuple(processor.pixels([Image.new("RGB", (50, 40))]).shape[1:])
     if found != (3, side, side):
         names = ((CONFIG, OPEN_CLIP_CONFIG), (PREPROCESSOR, WHOLE_PROCESSOR, OPEN_CLIP_CONFIG))
         model, pictures = (next(n for n in of if (directory / n).is_file()) for of in names)
         raise CheckpointError(
-            f"{directory}: pictures of {side} x {side} expected by {model}, got "
-            f"{' x '.join(map(str, found[1:]))} by {pictures}. The files belong to different models: take both "
-            "from one."
+            str(directory),
+            expected=f"pictures of {side} x {side}, as {model} says",
+            got=f"{' x '.join(map(str, found[1:]))} by {pictures}",
+            remedy="The files belong to different models. Take both from one.",
         )
 
 

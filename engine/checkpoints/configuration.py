@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CLIPConfig, PretrainedConfig, SiglipConfig
 
-from engine.checkpoints.files import CONFIG, Kind, read_json
+from engine.checkpoints.files import CONFIG, SAVE_AGAIN, Kind, read_json
 from engine.errors import CheckpointError
 from engine.model import HiVLPConfig
 
@@ -34,8 +34,10 @@ def read_configuration(directory: Path, kind: Kind) -> PretrainedConfig:
     for name, value in _entries(found):
         if name in REFUSED and value:
             raise CheckpointError(
-                f"{file}: the settings of a plain {kind} model expected, got {name}. Save it without: its weights "
-                "in model.safetensors, in float32, float16 or bfloat16."
+                str(file),
+                expected=f"the settings of a plain {kind} model",
+                got=name,
+                remedy="Save it without, its weights in model.safetensors, in float32, float16 or bfloat16.",
             )
     config: PretrainedConfig = CLASSES[kind].from_dict(_without(found))
     return config
@@ -46,8 +48,10 @@ def check_layers(file: Path, config: PretrainedConfig, tensors: int) -> None:
     for name, value in _entries(config.to_dict()):
         if name.endswith("layers") and isinstance(value, int) and value > tensors:
             raise CheckpointError(
-                f"{file}: at most as many layers as there are weights ({tensors}) expected, got {name} {value}. "
-                "The files belong to different models: save the checkpoint again."
+                str(file),
+                expected=f"at most as many layers as there are weights ({tensors})",
+                got=f"{name} {value}",
+                remedy=f"The files belong to different models. {SAVE_AGAIN}",
             )
 
 

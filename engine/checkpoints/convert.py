@@ -39,7 +39,12 @@ def convert(pickled: Path, directory: Path) -> Path:
     kind = kind_of(directory)
     target = directory / (OPEN_CLIP_WEIGHTS if kind == "open_clip" else WEIGHTS)
     if target.exists():
-        raise CheckpointError(f"{target}: no such file expected yet. Move it away to replace it.")
+        raise CheckpointError(
+            str(target),
+            expected="a name that is not taken",
+            got="a file",
+            remedy="Move it away to replace it.",
+        )
     weights = _read(pickled)
     if kind == "open_clip":
         compare_weights(_without_weights(directory, kind), as_transformers(weights), pickled)
@@ -62,7 +67,7 @@ def convert(pickled: Path, directory: Path) -> Path:
 
 def _without_weights(directory: Path, kind: Kind) -> PreTrainedModel:
     """The model that the configuration describes: keys and shapes alone."""
-    with expected(f"{directory}: the configuration of a {kind} model"), torch.device("meta"):
+    with expected(directory, f"the configuration of a {kind} model"), torch.device("meta"):
         if kind == "open_clip":
             return CLIPModel(configuration(directory))
         return MODELS[kind](read_configuration(directory, kind))
@@ -75,16 +80,20 @@ def _read(pickled: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{pickled}: a pickle of tensors alone expected, got: {reason} "
-            "It is not opened in any other way; save the weights with safetensors where they were made."
+            str(pickled),
+            expected="a pickle of tensors alone",
+            got=reason,
+            remedy="It is not opened in any other way. Save the weights with safetensors where they were made.",
         ) from None
     for wrapper in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping) or not all(isinstance(w, Tensor) for w in found.values()):
         raise CheckpointError(
-            f"{pickled}: tensors by name, or these under one of {', '.join(WRAPPERS)}, expected, "
-            f"got {_described(found)}. Save model.state_dict()."
+            str(pickled),
+            expected=f"tensors by name, or these under one of {', '.join(WRAPPERS)}",
+            got=_described(found),
+            remedy="Save model.state_dict().",
         )
     weights = {str(name): weight for name, weight in found.items()}
     while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in weights)), None):

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.checks import check_path, may_be_hub_id
 from engine.errors import CheckpointError
 
 Kind = Literal["hivlp", "clip", "siglip", "open_clip"]
@@ -23,8 +24,9 @@ TOKENIZER_EXTRAS = ("added_tokens.json", "special_tokens_map.json")
 ADAPTER = "adapter_config.json"  # of PEFT, which transformers would apply where peft is installed
 LARGEST_JSON = 1 << 28  # bytes; a tokenizer of 250,000 pieces has 34 MB
 
+SAVE_AGAIN = "Save the checkpoint again with model.save_pretrained and processor.save_pretrained."
+
 SHARD = re.compile(r"[^/\\\0]+\.safetensors")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -32,14 +34,16 @@ def locate(checkpoint: str | Path) -> Path:
 
     Of a repository on the hub only safetensors, JSON and tokenizer files are fetched, never a pickle.
     """
-    directory = Path(checkpoint)
+    directory = check_path("checkpoint", checkpoint)
     if directory.is_dir():
         return directory
-    if not directory.exists() and HUB_ID.fullmatch(str(checkpoint)):
+    if may_be_hub_id(checkpoint):
         return _from_hub(str(checkpoint))
     raise CheckpointError(
-        f"{directory}: a checkpoint directory expected, got "
-        f"{'a file' if directory.exists() else 'nothing'}. Give the path of one."
+        str(directory),
+        expected="a checkpoint directory",
+        got="a file" if directory.exists() else "nothing",
+        remedy="Give the path of one.",
     )
 
 
@@ -54,9 +58,10 @@ def _from_hub(repository: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{repository}: a checkpoint directory, or a repository on the Hugging Face hub that can be reached, "
-            f"expected; there is no such directory, and the hub answered: {reason}. "
-            "Give a directory, or fetch the repository where there is a network."
+            repository,
+            expected="a checkpoint directory, or a repository on the Hugging Face hub that can be reached",
+            got=f"no such directory, and from the hub: {reason}",
+            remedy="Give a directory, or fetch the repository where there is a network.",
         ) from None
     return Path(fetched)
 
@@ -68,12 +73,12 @@ def kind_of(directory: Path) -> Kind:
             return "open_clip"
         inside = next(checkpoints_in(directory), None)
         raise CheckpointError(
-            f"{directory}: a checkpoint expected, missing {CONFIG} (or {OPEN_CLIP_CONFIG}). "
-            + (
-                f"Give the one inside: {inside}"
-                if inside
-                else "Save the model with save_pretrained, or give another directory."
-            )
+            str(directory),
+            expected="a checkpoint",
+            got=f"no {CONFIG} and no {OPEN_CLIP_CONFIG}",
+            remedy=f"Give the one inside: {inside}"
+            if inside
+            else "Save the model with save_pretrained, or give another directory.",
         )
     model_type = read_json(directory / CONFIG).get("model_type")
     for kind in ("hivlp", "clip", "siglip"):
@@ -81,13 +86,17 @@ def kind_of(directory: Path) -> Kind:
             return kind
     if model_type == "siglip2":
         raise CheckpointError(
-            f"{directory / CONFIG}: SigLIP 2 of a fixed resolution expected, got its NaFlex variant "
-            "(model_type 'siglip2'), whose image tower takes patches of varying number instead of pictures. "
-            "Take a fixed-resolution checkpoint, whose model_type is 'siglip'."
+            str(directory / CONFIG),
+            expected="SigLIP 2 of a fixed resolution",
+            got="its NaFlex variant (model_type 'siglip2'), whose image tower takes patches of varying number "
+            "instead of pictures",
+            remedy="Take a fixed-resolution checkpoint, whose model_type is 'siglip'.",
         )
     raise CheckpointError(
-        f"{directory / CONFIG}: model_type 'hivlp', 'clip' or 'siglip' expected, got {model_type!r}. "
-        "Give engine.Retriever the embeddings of other models."
+        str(directory / CONFIG),
+        expected="model_type 'hivlp', 'clip' or 'siglip'",
+        got=repr(model_type),
+        remedy="Give engine.Retriever the embeddings of other models.",
     )
 
 
@@ -108,8 +117,10 @@ def check_files(directory: Path, kind: Kind) -> None:
     """Every file that a checkpoint of this kind needs is there, no link leads elsewhere, all JSON can be read."""
     if (directory / ADAPTER).is_file():
         raise CheckpointError(
-            f"{directory / ADAPTER}: weights with no adapter beside them expected. Merge it into them "
-            "(model.merge_and_unload(), then save_pretrained), or move it away."
+            str(directory / ADAPTER),
+            expected="weights with no adapter beside them",
+            got="one",
+            remedy="Merge it into them (model.merge_and_unload(), then save_pretrained), or move it away.",
         )
     config, weights = (CONFIG, (WEIGHTS, WEIGHTS_INDEX))
     if kind == "open_clip":
@@ -122,14 +133,17 @@ def check_files(directory: Path, kind: Kind) -> None:
             if name.endswith(".json"):
                 read_json(directory / name)
         return
-    remedy = "Save the checkpoint again with model.save_pretrained and processor.save_pretrained."
+    remedy = SAVE_AGAIN
     if weights[0] in missing and (pickles := _pickles(directory)):
         remedy = (
-            f"Found {pickles[0].name}, a pickle, which is read only on request: "
+            f"{pickles[0].name} is a pickle, which is read only on request: "
             f"python -m engine convert {pickles[0]} {directory}"
         )
     raise CheckpointError(
-        f"{directory}: {', '.join(names[0] for names in needed)} expected, missing {', '.join(missing)}. {remedy}"
+        str(directory),
+        expected=", ".join(names[0] for names in needed),
+        got=f"no {' and no '.join(missing)}",
+        remedy=remedy,
     )
 
 
@@ -174,9 +188,10 @@ def shards(directory: Path) -> tuple[str, ...]:
         plain = SHARD.fullmatch(name)
         if not plain or not (directory / name).is_file():
             raise CheckpointError(
-                f"{index}: a weight_map to safetensors files in that directory expected, got: "
-                f"{'No such file here' if plain else 'another name'}: {name!r}. Save the checkpoint again with "
-                "save_pretrained; pickled weights are read by `python -m engine convert` alone."
+                str(index),
+                expected="a weight_map to safetensors files in that directory",
+                got=f"{name!r}, {'which is not there' if plain else 'another kind of name'}",
+                remedy=f"{SAVE_AGAIN} Pickled weights are read by `python -m engine convert` alone.",
             )
     return tuple(names)
 
@@ -190,7 +205,10 @@ def _check_place(directory: Path, name: str) -> None:
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not any(file.is_relative_to(place) for place in (home, blobs)):
         raise CheckpointError(
-            f"{directory / name}: a file of that directory expected, got a link to {file}. Put the file there."
+            str(directory / name),
+            expected="a file of that directory",
+            got=f"a link to {file}",
+            remedy="Put the file there.",
         )
 
 
@@ -214,10 +232,15 @@ def read_json(file: Path) -> dict[str, Any]:
             raise ValueError(f"more than {LARGEST_JSON:,} bytes")
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: a JSON file expected, got {error}. Restore it.") from None
+        raise CheckpointError(
+            str(file), expected="a JSON file", got=str(error), remedy="Restore it."
+        ) from None
     if not isinstance(found, dict):
         raise CheckpointError(
-            f"{file}: a JSON object expected, got a {type(found).__name__}. Restore it."
+            str(file),
+            expected="a JSON object",
+            got=f"a {type(found).__name__}",
+            remedy="Restore it.",
         )
     return found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from engine.checkpoints.configuration import check_layers, read_configuration
-from engine.checkpoints.files import CONFIG, WEIGHTS, Kind, weight_files
+from engine.checkpoints.files import CONFIG, SAVE_AGAIN, WEIGHTS, Kind, weight_files
 from engine.checkpoints.refusals import expected
 from engine.errors import CheckpointError
 
@@ -30,7 +30,7 @@ def load_model(model_class: type[Model], directory: Path, kind: Kind) -> Model:
         for name in weight_files(directory)
         for key, weight in read_safetensors(directory / name).items()
     }
-    with expected(f"{directory}: a readable checkpoint"):
+    with expected(directory, "a readable checkpoint"):
         config = read_configuration(directory, kind)
         refuse_larger(directory / CONFIG, model_class, config, weights)
         loaded: Any = model_class.from_pretrained(
@@ -65,8 +65,10 @@ def refuse_larger(
     found = sum(weight.numel() for weight in weights.values())
     if wanted > 2 * found + SLACK:
         raise CheckpointError(
-            f"{file}: a model of about {found:,} weights expected, as the other file holds, got one of {wanted:,}. "
-            "The two files belong to different models: save the checkpoint again."
+            str(file),
+            expected=f"a model of about {found:,} weights, as the other file holds",
+            got=f"one of {wanted:,}",
+            remedy=f"The two files belong to different models. {SAVE_AGAIN}",
         )
 
 
@@ -100,7 +102,7 @@ def _ready(model: Model) -> Model:
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file; CheckpointError where it is none."""
-    with expected(f"{file}: readable safetensors"):
+    with expected(file, "readable safetensors"):
         return load_file(file)
 
 
@@ -116,8 +118,10 @@ def refuse_differences(file: Path, **differences: Any) -> None:
     )
     if found:
         raise CheckpointError(
-            f"{file}: the weights that the configuration describes expected, got {found}. "
-            "The two files belong to different models: save the checkpoint again."
+            str(file),
+            expected="the weights that the configuration describes",
+            got=found,
+            remedy=f"The two files belong to different models. {SAVE_AGAIN}",
         )
 
 

@@ -75,7 +75,7 @@ def load_open_clip(directory: Path) -> CLIPModel:
         directory / name for name in (OPEN_CLIP_WEIGHTS, WEIGHTS) if (directory / name).is_file()
     )
     weights = as_transformers(read_safetensors(file))
-    with expected(f"{directory / OPEN_CLIP_CONFIG}: the settings of a CLIP"):
+    with expected(directory / OPEN_CLIP_CONFIG, "the settings of a CLIP"):
         config = configuration(directory)
         refuse_larger(directory / OPEN_CLIP_CONFIG, CLIPModel, config, weights)
         model = CLIPModel(config)
@@ -109,9 +109,11 @@ def image_processor(directory: Path) -> CLIPImageProcessorPil:
     mode, resample = settings["resize_mode"], RESAMPLE.get(settings["interpolation"])
     if not isinstance(size, int) or mode not in ("shortest", "squash") or resample is None:
         raise CheckpointError(
-            f"{directory / OPEN_CLIP_CONFIG}: preprocess_cfg with a square size, resize_mode 'shortest' or "
-            f"'squash' and interpolation 'bicubic' or 'bilinear' expected, got {settings}. "
-            "Put a preprocessor_config.json of transformers beside it."
+            str(directory / OPEN_CLIP_CONFIG),
+            expected="preprocess_cfg with a square size, resize_mode 'shortest' or 'squash', and interpolation "
+            "'bicubic' or 'bilinear'",
+            got=str(settings),
+            remedy="Put a preprocessor_config.json of transformers beside it.",
         )
     square = {"height": size, "width": size}
     return CLIPImageProcessorPil(
@@ -162,8 +164,10 @@ def _model(directory: Path) -> dict[str, Any]:
     numbers = (model["embed_dim"], *vision.values(), *text.values())
     if not all(type(number) in (int, float) and number > 0 for number in numbers):
         raise CheckpointError(
-            f"{directory / OPEN_CLIP_CONFIG}: positive numbers expected for embed_dim, vision_cfg and text_cfg, "
-            f"got {model['embed_dim']}, {vision}, {text}. Only open_clip's vision transformers are read."
+            str(directory / OPEN_CLIP_CONFIG),
+            expected="positive numbers for embed_dim, vision_cfg and text_cfg",
+            got=f"{model['embed_dim']}, {vision}, {text}",
+            remedy="Only open_clip's vision transformers are read.",
         )
     activation = "quick_gelu" if model["quick_gelu"] else "gelu"
     return {
@@ -181,12 +185,17 @@ def _settings(
     found = config.get(name) or {}
     if not isinstance(found, dict):
         raise CheckpointError(
-            f"{directory / OPEN_CLIP_CONFIG}: an object {name} expected, got {found!r}."
+            str(directory / OPEN_CLIP_CONFIG),
+            expected=f"a JSON object {name}",
+            got=repr(found),
+            remedy="Restore it.",
         )
     unknown = {key: value for key, value in found.items() if key not in known and value}
     if unknown:
         raise CheckpointError(
-            f"{directory / OPEN_CLIP_CONFIG}: {name} of {', '.join(known)} expected, got also {unknown}, which "
-            "changes the network. Convert the checkpoint to transformers' CLIP or SigLIP."
+            str(directory / OPEN_CLIP_CONFIG),
+            expected=f"{name} of {', '.join(known)}",
+            got=f"also {unknown}, which changes the network",
+            remedy="Convert the checkpoint to transformers' CLIP or SigLIP.",
         )
     return {**known, **found}

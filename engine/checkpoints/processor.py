@@ -25,6 +25,7 @@ from engine.system.forks import forkable_lock
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SAVE_TOKENIZER = "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
 LONGEST_SIDE = 32  # times the shorter one; of longer pictures no crop shows more than the middle
 
 
@@ -115,7 +116,7 @@ def _positions(directory: Path) -> int:
     from engine.checkpoints.configuration import read_configuration
     from engine.checkpoints.open_clip import configuration
 
-    with expected(f"{directory}: the configuration of a text and an image tower"):
+    with expected(directory, "the configuration of a text and an image tower"):
         kind = kind_of(directory)
         config: Any = (
             configuration(directory) if kind == "open_clip" else read_configuration(directory, kind)
@@ -133,8 +134,7 @@ def _tokenizer(directory: Path) -> Any:
 
     settings = read_json(directory / TOKENIZER_CONFIG)
     _refuse_other_files(directory / TOKENIZER_CONFIG, settings)
-    remedy = "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
-    with expected(f"{directory}: a readable {TOKENIZER}", remedy):
+    with expected(directory, f"a readable {TOKENIZER}", SAVE_TOKENIZER):
         if (directory / TOKENIZER).is_file():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(
                 directory,
@@ -150,7 +150,10 @@ def _tokenizer(directory: Path) -> Any:
             )
     if tokenizer.pad_token is None:
         raise CheckpointError(
-            f"{directory / TOKENIZER_CONFIG}: a pad_token expected, got none. Name the one of the training."
+            str(directory / TOKENIZER_CONFIG),
+            expected="a pad_token",
+            got="none",
+            remedy="Name the one that the model was trained with.",
         )
     return tokenizer
 
@@ -162,8 +165,10 @@ def _refuse_other_files(file: Path, settings: Mapping[str, Any]) -> None:
         elsewhere = stands_for and value != Path(str(value)).name
         if value and (elsewhere or name in ("fast_tokenizer_files", "init_inputs")):
             raise CheckpointError(
-                f"{file}: settings of a tokenizer whose files are beside it expected, got {name}: {value!r:.80}. "
-                "Save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…)."
+                str(file),
+                expected="settings of a tokenizer whose files are beside it",
+                got=f"{name}: {value!r:.80}",
+                remedy=SAVE_TOKENIZER,
             )
 
 
@@ -183,7 +188,7 @@ def _image_processor(directory: Path) -> Any:
         from engine.checkpoints.open_clip import image_processor
 
         return image_processor(directory)
-    with expected(f"{directory / PREPROCESSOR}: the settings of an image processor"):
+    with expected(directory / PREPROCESSOR, "the settings of an image processor"):
         return AutoImageProcessor.from_pretrained(
             directory, backend="pil", trust_remote_code=False, local_files_only=True
         )

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from engine.checkpoints.files import SAVE_AGAIN
 from engine.errors import CheckpointError
 
 REFUSALS: tuple[type[Exception], ...] = (
@@ -23,8 +25,8 @@ REFUSALS: tuple[type[Exception], ...] = (
 
 
 @contextmanager
-def expected(what: str, remedy: str = "") -> Iterator[None]:
-    """Turn a refusal within into a CheckpointError: `what` (the file first) was expected, and what came.
+def expected(place: Path, what: str, remedy: str = SAVE_AGAIN) -> Iterator[None]:
+    """Turn a refusal within into a CheckpointError: `what` was expected at `place`, and what came.
 
     Meanwhile transformers shows no loading bar, no table of keys and no remarks: what is wrong is in our error.
     """
@@ -37,7 +39,7 @@ def expected(what: str, remedy: str = "") -> Iterator[None]:
         reason = str(error)
         if "trust_remote_code" in reason:  # how transformers asks for it: never here
             reason = "Python code of the checkpoint's own (auto_map), which is never run"
-        raise CheckpointError(f"{what} expected, got: {reason}. {remedy}".rstrip()) from None
+        raise CheckpointError(str(place), expected=what, got=reason, remedy=remedy) from None
 
 
 @contextmanager

@@ -11,7 +11,9 @@ A traceback is a fault of this program.
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from inspect import signature
+from pathlib import Path
+from typing import Any, TextIO, get_args
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -37,7 +39,27 @@ class _Stops:
 
 
 class Command(_Stops, TyperCommand):
-    """One command, as `typer.Typer.command(cls=…)` takes it."""
+    """One command, as `typer.Typer.command(cls=…)` takes it; a path that is given must be one.
+
+    An empty one, as from a variable that is not set, would be the current directory.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from engine.checks import check_path
+
+        given, *_ = self.make_parser(ctx).parse_args(args=list(args))
+        assert self.callback is not None
+        for name, parameter in signature(self.callback).parameters.items():
+            if _is_path(parameter.annotation):
+                values = given.get(name)
+                for value in values if isinstance(values, list | tuple) else [values]:
+                    if isinstance(value, str):
+                        check_path(name, value)
+        return super().parse_args(ctx, args)
+
+
+def _is_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_is_path, get_args(annotation)))
 
 
 class Commands(_Stops, TyperGroup):

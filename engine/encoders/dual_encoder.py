@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.embeddings import Embeddings
-from engine.encoders.manifest import Manifest
+from engine.encoders.manifest import ExportManifest
 from engine.errors import CheckpointError
 from engine.index import CheckpointReference
 
@@ -73,7 +73,7 @@ def in_parts(
     return None if coarse[0] is None else torch.cat(coarse), torch.cat(fine)
 
 
-def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
+def exported_processor(directory: Path, manifest: ExportManifest) -> "Processor":
     """What feeds an export's towers, from files that are what the manifest says; CheckpointError where not."""
     from engine.checkpoints import open_processor
     from engine.checkpoints.files import processor_files
@@ -82,22 +82,26 @@ def exported_processor(directory: Path, manifest: Manifest) -> "Processor":
     others = sorted(set(processor_files(directory)) - set(manifest.processor))
     if others:  # they would be read, too
         raise CheckpointError(
-            f"{directory}: the files that the manifest names expected, got also {', '.join(others)}. "
-            "Take it away, or export the checkpoint again."
+            str(directory),
+            expected="the files that the manifest names",
+            got=f"also {', '.join(others)}",
+            remedy="Move it away, or export the checkpoint again.",
         )
     processor = open_processor(directory)
     found = (processor.padding, processor.max_tokens)
     if found != (manifest.padding, manifest.max_tokens):
         raise CheckpointError(
-            f"{directory}: sentences padded as they were when it was exported ({manifest.padding}, "
-            f"{manifest.max_tokens} tokens) expected, got {found} by its files. Export the checkpoint again."
+            str(directory),
+            expected=f"sentences padded as when it was exported ({manifest.padding}, {manifest.max_tokens} tokens)",
+            got=f"{found} by its files",
+            remedy="Export the checkpoint again.",
         )
     return processor
 
 
 def exported_encoder(
     directory: Path,
-    manifest: Manifest,
+    manifest: ExportManifest,
     processor: "Processor",
     image: ImageTower,
     text: TextTower,

@@ -1,7 +1,8 @@
 """`manifest.json` of an export directory: what was exported, from what, how to feed it, and every file's hash.
 
 `export` writes it; the encoders of an export read it and nothing else. No graph is parsed and no engine loaded
-before its bytes were found to be those that were written: `Manifest.content` returns the very bytes that it hashed.
+before its bytes were found to be those that were written: `ExportManifest.content` returns the very bytes that it
+hashed.
 """
 
 import json
@@ -69,7 +70,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ExportManifest:
     """What an export directory holds.
 
     source: the checkpoint it was made from, by the hash that indexes remember. kind: that of the checkpoint.
@@ -100,7 +101,7 @@ class Manifest:
     files: dict[str, StoredFile]
 
     @classmethod
-    def read(cls, directory: Path) -> "Manifest":
+    def read(cls, directory: Path) -> "ExportManifest":
         """That of an export; CheckpointError where there is none, or one of another form or format version."""
         file = directory / MANIFEST
         try:
@@ -108,18 +109,21 @@ class Manifest:
                 found = json.loads(stream.read(LARGEST))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"{file}: the manifest of an export expected, got {error}. {_AGAIN}"
+                str(file), expected="the manifest of an export", got=str(error), remedy=EXPORT_AGAIN
             ) from None
         signature = (found.get("format"), found.get("version")) if isinstance(found, dict) else ()
         if signature != (FORMAT, VERSION):
             raise CheckpointError(
-                f"{file}: format {(FORMAT, VERSION)} expected, got {signature}. {_AGAIN}"
+                str(file),
+                expected=f"format {(FORMAT, VERSION)}",
+                got=str(signature),
+                remedy=EXPORT_AGAIN,
             )
         try:
             return _manifest(found)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"{file}: a whole manifest expected, got {error!r}. {_AGAIN}"
+                str(file), expected="a whole manifest", got=repr(error), remedy=EXPORT_AGAIN
             ) from None
 
     def write(self, directory: Path) -> None:
@@ -151,7 +155,7 @@ def stored_file(file: Path) -> StoredFile:
         return _stored(stream)
 
 
-_AGAIN = "Export the checkpoint again: python -m export.to_onnx CHECKPOINT."
+EXPORT_AGAIN = "Export the checkpoint again: python -m export.to_onnx CHECKPOINT."
 
 
 def _stored(stream: BinaryIO) -> StoredFile:
@@ -166,7 +170,12 @@ def _opened(directory: Path, name: str, files: Mapping[str, StoredFile]) -> Bina
     """A plain file that lies in `directory` itself: no link leads out of it, no name does."""
     file = directory / name
     if name not in files:
-        raise CheckpointError(f"{file}: a file that the manifest names expected. {_AGAIN}")
+        raise CheckpointError(
+            str(file),
+            expected="a file that the manifest names",
+            got="another",
+            remedy=EXPORT_AGAIN,
+        )
     return _plain(file)
 
 
@@ -176,23 +185,30 @@ def _plain(file: Path) -> BinaryIO:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise CheckpointError(
-            f"{file}: a readable file, not a link, expected, got {error}. {_AGAIN}"
+            str(file), expected="a readable file, not a link", got=str(error), remedy=EXPORT_AGAIN
         ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise CheckpointError(f"{file}: a plain file expected. {_AGAIN}")
+        raise CheckpointError(
+            str(file),
+            expected="a regular file",
+            got="a directory, a pipe or a device",
+            remedy=EXPORT_AGAIN,
+        )
     return os.fdopen(descriptor, "rb")
 
 
 def _compare(file: Path, expected: StoredFile, length: int, digest: str) -> None:
     if (length, digest) != (expected.bytes, expected.sha256):
         raise CheckpointError(
-            f"{file}: {expected.bytes:,} bytes with sha256 {expected.sha256} expected, "
-            f"got {length:,} with {digest}. The file was changed: {_AGAIN[0].lower()}{_AGAIN[1:]}"
+            str(file),
+            expected=f"{expected.bytes:,} bytes with sha256 {expected.sha256}",
+            got=f"{length:,} with {digest}",
+            remedy=f"The file was changed. {EXPORT_AGAIN}",
         )
 
 
-def _manifest(found: Mapping[str, Any]) -> Manifest:
+def _manifest(found: Mapping[str, Any]) -> ExportManifest:
     """The dataclasses of a JSON object; KeyError, TypeError or ValueError where one lacks something."""
     files = {
         name: StoredFile(int(f["bytes"]), str(f["sha256"])) for name, f in found["files"].items()
@@ -222,8 +238,8 @@ def _manifest(found: Mapping[str, Any]) -> Manifest:
             raise TypeError(f"{name} {found[name]!r:.80}")
     for graph in graphs.values():
         _check_graph(graph, found["coarse_dim"], found["fine_dim"])
-    rest = {name: found[name] for name in Manifest.__dataclass_fields__}
-    return Manifest(
+    rest = {name: found[name] for name in ExportManifest.__dataclass_fields__}
+    return ExportManifest(
         **rest
         | {
             "source": source,

@@ -74,7 +74,9 @@ def matching(encoder: Encoder, index: Index) -> Encoder:
     encoder.reference.must_be(index.checkpoint)
     if encoder.fine_dim != index.header.fine_dim:
         raise CheckpointMismatch(
-            f"encoder: fine vectors of {index.header.fine_dim} dims expected by the index, got "
-            f"{encoder.fine_dim}. Use the encoder that made the index, or build it again."
+            "encoder",
+            expected=f"fine vectors of {index.header.fine_dim} dims, as the index holds",
+            got=str(encoder.fine_dim),
+            remedy="Use the encoder that made the index, or build the index again.",
         )
     return encoder

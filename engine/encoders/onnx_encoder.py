@@ -20,7 +20,7 @@ from engine.encoders.dual_encoder import (
     exported_processor,
     in_parts,
 )
-from engine.encoders.manifest import BATCH, Graph, Manifest, TensorSpec, Tower
+from engine.encoders.manifest import BATCH, EXPORT_AGAIN, ExportManifest, Graph, TensorSpec, Tower
 from engine.errors import CheckpointError, MissingPackage, RuntimeUnavailable
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -38,14 +38,16 @@ def onnx_encoder(directory: Path, *, device: str = "auto", why: str) -> DualEnco
     except ImportError:
         raise MissingPackage.of("onnxruntime", "onnx", "Running an export's graphs") from None
 
-    manifest = Manifest.read(directory)
+    manifest = ExportManifest.read(directory)
     provider = CPU
     if device != "cpu" and CUDA in onnxruntime.get_available_providers():
         provider = CUDA
     if provider == CPU and manifest.dtype == "bf16":
         raise RuntimeUnavailable(
-            f"{directory}: ONNX Runtime computes fp32 and fp16 on a CPU, and this export is bf16. "
-            "Export with --dtype fp32, or run it with TensorRT."
+            str(directory),
+            expected="an export in fp32 or fp16, as ONNX Runtime computes on a CPU",
+            got="one in bf16",
+            remedy="Export with --dtype fp32, or run it with TensorRT.",
         )
     processor = exported_processor(directory, manifest)
     towers = {tower: OnnxTower(directory, manifest, tower, provider) for tower in ("image", "text")}
@@ -57,7 +59,9 @@ def onnx_encoder(directory: Path, *, device: str = "auto", why: str) -> DualEnco
 class OnnxTower:
     """One graph in a session, which many threads may run at a time: CPU tensors in, CPU tensors out."""
 
-    def __init__(self, directory: Path, manifest: Manifest, tower: Tower, provider: str) -> None:
+    def __init__(
+        self, directory: Path, manifest: ExportManifest, tower: Tower, provider: str
+    ) -> None:
         self.graph = manifest.graphs[tower]
         self.at_most = manifest.profile[BATCH][2] if BATCH in manifest.profile else None
         self._session = _session(directory, manifest, self.graph, provider)
@@ -74,7 +78,7 @@ class OnnxTower:
         return torch.from_numpy(coarse), torch.from_numpy(fine)
 
 
-def _session(directory: Path, manifest: Manifest, graph: Graph, provider: str) -> Any:
+def _session(directory: Path, manifest: ExportManifest, graph: Graph, provider: str) -> Any:
     """The session of a graph whose bytes, external weights, inputs and outputs are what the manifest says."""
     from onnxruntime import InferenceSession, SessionOptions
     from onnxruntime.capi import onnxruntime_pybind11_state as refusals
@@ -99,7 +103,10 @@ def _session(directory: Path, manifest: Manifest, graph: Graph, provider: str) -
         refusals.RuntimeException,
     ) as error:
         raise CheckpointError(
-            f"{directory / graph.file}: a graph that ONNX Runtime reads expected, got: {error}"
+            str(directory / graph.file),
+            expected="a graph that ONNX Runtime reads",
+            got=str(error),
+            remedy=EXPORT_AGAIN,
         ) from None
     _compare(directory / graph.file, "inputs", graph.inputs, session.get_inputs())
     _compare(directory / graph.file, "outputs", graph.outputs, session.get_outputs())
@@ -110,7 +117,12 @@ def _compare(file: Path, what: str, expected: Mapping[str, TensorSpec], found: A
     named = {tensor.name: [TYPES.get(tensor.type, tensor.type), *tensor.shape] for tensor in found}
     wanted = {name: [spec.dtype, *spec.shape] for name, spec in expected.items()}
     if named != wanted:
-        raise CheckpointError(f"{file}: {what} {wanted} expected by the manifest, got {named}.")
+        raise CheckpointError(
+            str(file),
+            expected=f"{what} {wanted}, as the manifest says",
+            got=str(named),
+            remedy=EXPORT_AGAIN,
+        )
 
 
 def _refuse_other_files(file: Path, content: bytes, weights: str | None) -> None:
@@ -123,15 +135,19 @@ def _refuse_other_files(file: Path, content: bytes, weights: str | None) -> None
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise CheckpointError(f"{file}: an ONNX graph expected, got: {error}") from None
+        raise CheckpointError(
+            str(file), expected="an ONNX graph", got=str(error), remedy=EXPORT_AGAIN
+        ) from None
     expected = "weights inside the graph" if weights is None else f"weights in {weights}"
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             found = {entry.key: entry.value for entry in tensor.external_data}.get("location")
             if found != weights:
                 raise CheckpointError(
-                    f"{file}: {expected} expected, got {tensor.name!r} in {found!r}. "
-                    "No other file is read: export the checkpoint again."
+                    str(file),
+                    expected=expected,
+                    got=f"{tensor.name!r} in {found!r}",
+                    remedy=f"No other file is read. {EXPORT_AGAIN}",
                 )
 
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.encoders.manifest import MANIFEST, Manifest
+from engine.encoders.manifest import MANIFEST, ExportManifest
 from engine.errors import CheckpointError, CheckpointMismatch, MissingPackage, RuntimeUnavailable
 from engine.index import CheckpointReference
 
@@ -58,7 +58,7 @@ def _open_export(
     from engine.encoders.onnx_encoder import onnx_encoder
     from engine.encoders.tensorrt_encoder import tensorrt_encoder
 
-    manifest = Manifest.read(directory)
+    manifest = ExportManifest.read(directory)
     CheckpointReference(str(directory), manifest.source.sha256).must_be(expected)
     if manifest.parity.get("passed") is False:
         _log.warning("%s: this export failed its parity gate; see its parity.md", directory)
@@ -82,7 +82,7 @@ def _open_export(
     return _open_source(manifest, device, "; ".join(reasons))
 
 
-def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
+def _open_source(manifest: ExportManifest, device: str, why: str) -> "DualEncoder":
     """PyTorch, from the checkpoint that an export was made from, if it is still there and the same."""
     from engine.checkpoints import open_checkpoint
     from engine.encoders.torch_encoder import torch_encoder
@@ -90,13 +90,25 @@ def _open_source(manifest: Manifest, device: str, why: str) -> "DualEncoder":
     source = manifest.source
     try:
         if not source.hub and not Path(source.path).is_dir():
-            raise CheckpointError(f"{source.path}: the exported checkpoint expected, got nothing.")
+            raise CheckpointError(
+                source.path,
+                expected="the exported checkpoint",
+                got="nothing",
+                remedy="Put it back, or export it again.",
+            )
         checkpoint = open_checkpoint(source.path, expected=source)
     except CheckpointMismatch:
         raise CheckpointMismatch(
-            f"{source.path}: the checkpoint that was exported expected (sha256 {source.sha256[:12]}…), got "
-            "another. Export it again."
+            source.path,
+            expected=f"the checkpoint that was exported (sha256 {source.sha256[:12]}…)",
+            got="another",
+            remedy="Export it again.",
         ) from None
     except CheckpointError as error:
-        raise RuntimeUnavailable(f"No runtime can run the export: {why}; {error}") from None
+        raise RuntimeUnavailable(
+            "export",
+            expected="a runtime that can run it here",
+            got=f"none: {why}; {error}",
+            remedy="Install ONNX Runtime: pip install 'hivlp-engine[onnx]'",
+        ) from None
     return torch_encoder(checkpoint, device=device, why=why)

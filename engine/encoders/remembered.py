@@ -18,7 +18,9 @@ from engine.index import CheckpointReference
 if TYPE_CHECKING:
     from engine.encoders.dual_encoder import DualEncoder
 
-HOW = "Name its directory, or one above it: Retriever(…, encoder=DIRECTORY), --checkpoint DIRECTORY"
+HOW = (
+    "Name its directory, or one above it: Retriever(…, encoder=DIRECTORY), --checkpoint DIRECTORY."
+)
 
 
 def open_remembered(
@@ -41,8 +43,10 @@ def open_remembered(
         raise refusals[0]
     looked = " or ".join(dict.fromkeys(os.path.abspath(p) for p in expected.places(index)))
     raise CheckpointError(
-        f"encoder: the checkpoint that made the index (sha256 {expected.sha256}) expected in {looked}, got nothing "
-        f"there. {HOW}."
+        "encoder",
+        expected=f"the checkpoint that made the index (sha256 {expected.sha256}) in {looked}",
+        got="nothing there",
+        remedy=HOW,
     )
 
 
@@ -62,5 +66,8 @@ def open_named(
             continue  # another one, or no whole one
     found = ", ".join(str(place.relative_to(root)) for place in places) or "no checkpoint"
     raise CheckpointError(
-        f"{root}: the checkpoint that made the index (sha256 {expected.sha256}) expected in it, got {found}. {HOW}."
+        str(root),
+        expected=f"the checkpoint that made the index (sha256 {expected.sha256}) in it",
+        got=found,
+        remedy=HOW,
     )

@@ -22,7 +22,7 @@ from engine.encoders.dual_encoder import (
     exported_processor,
     in_parts,
 )
-from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine, Tower
+from engine.encoders.manifest import TOWERS, ExportManifest, TensorRTEngine, Tower
 from engine.errors import CheckpointError, InvalidArgument, RuntimeUnavailable
 
 # The second is what the wheels hold; the first comes with a meta package.
@@ -36,7 +36,7 @@ def tensorrt_encoder(directory: Path, *, device: str = "auto", why: str) -> Dual
     outside it is refused. Raises RuntimeUnavailable where no engine fits, saying what to run; CheckpointError
     where a file is not what the manifest says.
     """
-    manifest = Manifest.read(directory)
+    manifest = ExportManifest.read(directory)
     place = pick_device(device)
     chosen = {tower: _choose(directory, manifest, tower, place) for tower in TOWERS}
     # All that is data is compared first: nothing native is reached by an export that is not whole.
@@ -61,7 +61,7 @@ def hardware_of(device: torch.device) -> str | None:
 
 
 def _choose(
-    directory: Path, manifest: Manifest, tower: Tower, device: torch.device
+    directory: Path, manifest: ExportManifest, tower: Tower, device: torch.device
 ) -> tuple[TensorRTEngine, Any]:
     """The engine of a tower that runs on `device`, and the library that runs it."""
     hardware, reasons = hardware_of(device), []
@@ -80,8 +80,10 @@ def _choose(
         else:
             return engine, library
     raise RuntimeUnavailable(
-        f"{directory}: a TensorRT engine for this machine expected, got {'; '.join(reasons) or 'none'}. "
-        f"Build one here: python -m export.to_trt {manifest.source.path} -o {directory}"
+        str(directory),
+        expected="a TensorRT engine for this machine",
+        got="; ".join(reasons) or "none",
+        remedy=f"Build one here: python -m export.to_trt {manifest.source.path} -o {directory}",
     )
 
 
@@ -106,7 +108,7 @@ class Engine:
 
     @classmethod
     def load(
-        cls, directory: Path, manifest: Manifest, entry: TensorRTEngine, library: Any
+        cls, directory: Path, manifest: ExportManifest, entry: TensorRTEngine, library: Any
     ) -> "Engine":
         """Compare the hash of the file, and only then let `library` deserialise those bytes, on the current GPU."""
         content = manifest.content(directory, entry.file)
@@ -114,8 +116,10 @@ class Engine:
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise CheckpointError(
-                f"{directory / entry.file}: an engine that {entry.library} {entry.version} can run expected; it "
-                "refused, and its log says why. Build it again: python -m export.to_trt CHECKPOINT."
+                str(directory / entry.file),
+                expected=f"an engine that {entry.library} {entry.version} can run",
+                got="one that it refuses, as its log says",
+                remedy="Build it again: python -m export.to_trt CHECKPOINT",
             )
         return cls(entry, directory / entry.file, runtime, engine)
 
@@ -123,7 +127,7 @@ class Engine:
 class TensorRTTower:
     """One engine, run by one thread at a time: CPU tensors in, CPU tensors out."""
 
-    def __init__(self, loaded: Engine, manifest: Manifest, device: torch.device) -> None:
+    def __init__(self, loaded: Engine, manifest: ExportManifest, device: torch.device) -> None:
         graph = manifest.graphs[loaded.entry.tower]
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.loaded, self.device = loaded, device
@@ -171,8 +175,10 @@ class TensorRTTower:
             results.append(result)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise RuntimeUnavailable(
-                f"{self.loaded.file}: TensorRT refused to run; its log says why. "
-                "Run the export with ONNX Runtime instead."
+                str(self.loaded.file),
+                expected="an engine that TensorRT runs",
+                got="one that it refuses to run, as its log says",
+                remedy="Run the export with ONNX Runtime instead.",
             )
         self._stream.synchronize()
         return [result.float().cpu() for result in results]

@@ -144,5 +144,5 @@ def _check_alike(index: Contents, other: Contents) -> None:
             "ids",
             expected=words[0],
             got=words[1],
-            remedy="An index holds ids of one kind; pass ids=…",
+            remedy="An index holds ids of one kind: pass ids=.",
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engine.errors import IndexFormatError, InvalidArgument, MissingPackage
 from engine.index.footer import Footer, read_footer
 from engine.index.recent import Recent
+from engine.index.remedies import VERIFY
 from engine.system.forks import cached_property, forkable_lock
 
 GROUP_ROWS = 4096  # read together
@@ -193,9 +194,11 @@ class Columns:
             whole > RATIO_FROM and whole > RATIO_LIMIT * packed
         ):
             raise IndexFormatError(
-                f"metadata of an index: at most {ROW_LIMIT >> 20} MiB per item and {GROUP_LIMIT >> 30} GiB per "
-                f"{GROUP_ROWS:,} items expected, got {whole:,} bytes, compressed to {packed:,}. "
-                "Keep large values elsewhere, and their names here."
+                "metadata of an index",
+                expected=f"at most {ROW_LIMIT >> 20} MiB per item and {GROUP_LIMIT >> 30} GiB per "
+                f"{GROUP_ROWS:,} items",
+                got=f"{whole:,} bytes, compressed to {packed:,}",
+                remedy="Store large values elsewhere, and their names here.",
             )
         wanted = set(columns)
         return sum(chunk.size for chunk in chunks if {chunk.path[0], ".".join(chunk.path)} & wanted)
@@ -449,7 +452,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError:
-        raise MissingPackage.of("pyarrow", "metadata", "metadata of items") from None
+        raise MissingPackage.of("pyarrow", "metadata", "Storing metadata") from None
     return pyarrow
 
 
@@ -465,6 +468,8 @@ def _refused(name: Any, got: str) -> InvalidArgument:
 
 def _damaged(got: str) -> IndexFormatError:
     return IndexFormatError(
-        f"metadata of an index: the Parquet file that was written expected, got {got}. "
-        "`python -m engine info INDEX --verify` names the damaged file; restore it."
+        "metadata of an index",
+        expected="the Parquet file that was written",
+        got=got,
+        remedy=VERIFY,
     )

@@ -35,6 +35,7 @@ from engine.index.manifest import (
     read_manifest,
 )
 from engine.index.mapping import map_array
+from engine.index.remedies import RESTORE
 from engine.index.segment import NO_ROWS, Rows, Segment
 from engine.index.strings import Strings
 
@@ -65,8 +66,10 @@ def read(
         except FileNotFoundError as missing:
             if read_manifest(directory)[1] == checksum:
                 raise IndexFormatError(
-                    f"{missing.filename}: a file that the manifest names expected, found none. "
-                    "Restore it, or build the index again."
+                    str(missing.filename),
+                    expected="a file that the manifest names",
+                    got="none",
+                    remedy=RESTORE,
                 ) from None
             # A writer has published another state and removed the file: read that.
 
@@ -102,8 +105,10 @@ def map_file(directory: Path, stored: StoredFile) -> Array:
         with opened(file) as (descriptor, size):
             if size != stored.bytes:
                 raise IndexFormatError(
-                    f"{file}: {stored.bytes} bytes expected for {stored.dtype} {stored.shape}, got {size}. "
-                    "Restore the file, or build the index again."
+                    str(file),
+                    expected=f"{stored.bytes} bytes for {stored.dtype} {stored.shape}",
+                    got=str(size),
+                    remedy=RESTORE,
                 )
             if size < MAPPED_BYTES:  # a mapping takes a page, and the system allows 65,530 of them
                 return np.frombuffer(bytearray(os.read(descriptor, size)), dtype).reshape(
@@ -115,7 +120,9 @@ def map_file(directory: Path, stored: StoredFile) -> Array:
     except (OSError, ValueError) as error:
         if isinstance(error, IndexFormatError):
             raise
-        raise IndexFormatError(f"{file}: a readable file expected, got {error}.") from None
+        raise IndexFormatError(
+            str(file), expected="a readable file", got=str(error), remedy=RESTORE
+        ) from None
 
 
 # ---------------------------------------------------------------------- publishing
@@ -129,8 +136,10 @@ def check_place(directory: Path) -> None:
         strangers = not directory.is_dir() or any(not _is_ours(n) for n in os.listdir(directory))
         if strangers:
             raise IndexFormatError(
-                f"{directory}: an index, an empty directory or a free name expected, got something else. "
-                "Choose another place."
+                str(directory),
+                expected="an index, an empty directory, or a name that is not taken",
+                got="something else",
+                remedy="Choose another place.",
             )
 
 

@@ -43,7 +43,7 @@ def read_footer(parquet: NDArray[np.uint8]) -> Footer:
     tail = parquet[-8:].tobytes()
     length = int.from_bytes(tail[:4], "little")
     if tail[4:] != b"PAR1" or length > len(parquet) - 12:
-        raise ValueError("a Parquet file expected, got something else")
+        raise ValueError("something else than a Parquet file")
     try:
         fields = _Thrift(parquet[len(parquet) - 8 - length : -8].tobytes()).struct()
         leaves = [element for element in fields[2] if 1 in element]
@@ -53,7 +53,7 @@ def read_footer(parquet: NDArray[np.uint8]) -> Footer:
         kinds = [element[1] for element in leaves]
         paths = [chunk.path for chunk in groups[0]] if groups else []
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the end of a Parquet file expected, got {error!r}") from None
+        raise ValueError(f"the end of the file cannot be read: {error!r}") from None
     named = zip(paths, kinds, strict=False)
     texts = [path[0] for path, kind in named if kind == BYTE_ARRAY and len(path) == 1]
     return Footer(rows, groups, texts)
@@ -68,7 +68,7 @@ def _chunk(chunk: Fields, width: int) -> Chunk:
     about = chunk[3]
     values, size, packed = (int(about[field]) for field in (5, 6, 7))
     if min(values, size, packed) < 0:
-        raise ValueError("a Parquet file expected, got sizes below zero")
+        raise ValueError("sizes below zero")
     return Chunk(tuple(part.decode() for part in about[3]), size + values * width, packed)
 
 
@@ -92,7 +92,7 @@ class _Thrift:
     def _value(self, kind: int) -> Any:
         self.values += 1
         if self.values > MOST_VALUES or self.depth > DEEPEST:
-            raise ValueError("the end of a Parquet file expected, got one that is too long or deep")
+            raise ValueError("too long or too deep an end of the file")
         if kind in (4, 5, 6):
             return self._whole()
         if kind == 8:
@@ -110,7 +110,7 @@ class _Thrift:
             return self._byte()
         if kind in (7, 13):
             return self._bytes(8 if kind == 7 else 16)
-        raise ValueError(f"the end of a Parquet file expected, got a value of kind {kind}")
+        raise ValueError(f"a value of unknown kind {kind} at the end of the file")
 
     def _byte(self) -> int:
         self.at += 1
@@ -130,7 +130,7 @@ class _Thrift:
             if byte < 128:
                 return found
             shift += 7
-        raise ValueError("the end of a Parquet file expected, got a number that is too long")
+        raise ValueError("too long a number at the end of the file")
 
     def _whole(self) -> int:
         found = self._varint()

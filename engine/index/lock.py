@@ -40,7 +40,10 @@ class WriterLock:
         place = directory / LOCK
         if place.is_symlink() or (place.exists() and not place.is_file()):
             raise IndexFormatError(
-                f"{place}: a plain file expected, got a link, a directory or a device. Remove it."
+                str(place),
+                expected="a regular file",
+                got="a link, a directory or a device",
+                remedy="Remove it.",
             )
         while True:
             # A file object, not a number: whatever interrupts this, it closes the file and frees the lock.
@@ -51,7 +54,7 @@ class WriterLock:
             except BlockingIOError:
                 said = os.pread(file.fileno(), 1000, 0).decode(errors="replace")
                 file.close()
-                raise IndexLocked(_who_has(directory, said)) from None
+                raise _locked(directory, said) from None
             if not lock.is_held:  # a failed first save removed the file in between
                 lock.release()
                 continue
@@ -100,14 +103,14 @@ def _let_go(file: FileIO, owner: int) -> None:
     file.close()
 
 
-def _who_has(directory: Path, said: str) -> str:
-    """The message for one who may not write: who may, by what the lock file says."""
+def _locked(directory: Path, said: str) -> IndexLocked:
+    """For one who may not write: who may, by what the lock file says."""
     holder = said.strip() or "one that has not said yet who it is"
     remedy = "Wait until it closes the index, or end that process."
     if f'"pid": {os.getpid()},' in said and f'"host": "{socket.gethostname()}"' in said:
         holder = "this process itself, by another retriever or lock"
         remedy = "Use that one, or call its close(); in a notebook, one that no name refers to is closed by itself."
-    return f"{directory}: no other writer expected, got one: {holder}. {remedy}"
+    return IndexLocked(str(directory), expected="no other writer", got=holder, remedy=remedy)
 
 
 def _who() -> bytes:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.errors import IndexFormatError
 from engine.index.checks import Id, Ids
+from engine.index.remedies import VERIFY
 
 Keys = NDArray[np.int64]
 
@@ -82,8 +83,10 @@ class Lookup:
         wrong = rows[(rows < 0) | (rows >= count)]
         if len(wrong):
             raise IndexFormatError(
-                f"lookup of an index: rows below {count} expected, got {wrong[0]}. "
-                "`python -m engine info INDEX --verify` names the damaged file; restore it."
+                "lookup of an index",
+                expected=f"rows below {count}",
+                got=str(wrong[0]),
+                remedy=VERIFY,
             )
         return rows
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import CheckpointMismatch, IndexFormatError
+from engine.index.remedies import RESTORE
 
 FORMAT, VERSION = "hivlp-index", 2
 MANIFEST = "manifest.json"
@@ -78,9 +79,10 @@ class CheckpointReference:
         """CheckpointMismatch where an index was made by another checkpoint, `expected`, than this one."""
         if expected is not None and expected.sha256 != self.sha256:
             raise CheckpointMismatch(
-                f"encoder: the checkpoint that made the index expected ({expected.path}, sha256 "
-                f"{expected.sha256[:12]}…), got {self.path} ({self.sha256[:12]}…). "
-                "Use that one, or build the index again."
+                "encoder",
+                expected=f"the checkpoint that made the index ({expected.path}, sha256 {expected.sha256[:12]}…)",
+                got=f"{self.path} ({self.sha256[:12]}…)",
+                remedy="Use that one, or build the index again.",
             )
 
 
@@ -197,12 +199,14 @@ def read_manifest(directory: Path) -> tuple[Manifest, str]:
         text = _text_of(file)
     except (FileNotFoundError, NotADirectoryError):
         raise IndexFormatError(
-            f"{directory}: a directory with a {MANIFEST} expected, found none. "
-            "Make an index with `python -m engine index FOLDER -o INDEX`."
+            str(directory),
+            expected=f"a directory with a {MANIFEST}",
+            got="none",
+            remedy="Make an index with `python -m engine index FOLDER -o INDEX`.",
         ) from None
     except OSError as error:
         raise IndexFormatError(
-            f"{file}: a readable file expected, got {error}. Restore it, or build the index again."
+            str(file), expected="a readable file", got=str(error), remedy=RESTORE
         ) from None
     return parse_manifest(file, text)
 
@@ -213,27 +217,31 @@ def parse_manifest(file: Path, text: bytes) -> tuple[Manifest, str]:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise IndexFormatError(
-            f"{file}: a JSON object expected, got {error}. Restore it, or build the index again."
+            str(file), expected="a JSON object", got=str(error), remedy=RESTORE
         ) from None
     found = (body.get("format"), body.get("version")) if isinstance(body, dict) else ()
     if found != (FORMAT, VERSION):
         raise IndexFormatError(
-            f"{file}: format {(FORMAT, VERSION)} expected, got {found}. "
-            "Open it with the release that wrote it, or build the index again."
+            str(file),
+            expected=f"format {(FORMAT, VERSION)}",
+            got=str(found),
+            remedy="Open it with the release that wrote it, or build the index again.",
         )
     checksum = str(body.get("checksum"))
     unsigned = text.replace(checksum.encode(errors="replace"), b"0" * 64, 1)
     if sha256(unsigned).hexdigest() != checksum:
         raise IndexFormatError(
-            f"{file}: checksum {checksum!r} expected, got {sha256(unsigned).hexdigest()}. "
-            "The manifest is damaged: restore it, or build the index again."
+            str(file),
+            expected=f"checksum {checksum!r}",
+            got=sha256(unsigned).hexdigest(),
+            remedy=f"The manifest is damaged. {RESTORE}",
         )
     try:
         manifest = _parsed(body)
         _check(manifest, body["count"], body["file_count"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise IndexFormatError(
-            f"{file}: a whole manifest expected, got {error!r}. Restore it, or build the index again."
+            str(file), expected="a whole manifest", got=repr(error), remedy=RESTORE
         ) from None
     return manifest, checksum
 

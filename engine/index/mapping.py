@@ -68,8 +68,10 @@ class Mapping:
             return
         if found.st_ino == self._inode and found.st_size < self.length:
             raise IndexFormatError(
-                f"{self.file}: {self.length} bytes expected, as when it was opened, got {found.st_size}. Files of "
-                "an index in use must not be written to: restore it, and open the index again."
+                str(self.file),
+                expected=f"{self.length} bytes, as when it was opened",
+                got=str(found.st_size),
+                remedy="Do not write to files of an index in use. Restore the file, and open the index again.",
             )
 
     def advise(self, advice: int, start: int = 0, end: int | None = None) -> None:

@@ -21,6 +21,7 @@ from engine.index.manifest import (
     read_manifest,
 )
 from engine.index.merging import grouped, write_group, write_merged
+from engine.index.remedies import RESTORE
 
 C = TypeVar("C", bound=Contents)
 
@@ -46,8 +47,10 @@ def check_current(index: Contents, lock: WriterLock | None = None) -> None:
     known = {index.published[1] if index.published else "", lock.publishing if lock else ""}
     if read_manifest(place)[1] not in known:
         raise IndexChanged(
-            f"{place}: the state that this index was opened from expected, got one that another writer has "
-            "published since. Call refresh() and make the change again."
+            str(place),
+            expected="the state that this index was opened from",
+            got="one that another writer has published since",
+            remedy="Call refresh(), and make the change again.",
         )
 
 
@@ -178,6 +181,8 @@ def _verify_file(directory: Path, stored: StoredFile, array: Array) -> None:
     digest = digest_of(array)
     if digest != stored.sha256:
         raise IndexFormatError(
-            f"{directory / stored.file}: sha256 {stored.sha256} expected, got {digest}. "
-            "The file is damaged: restore it, or build the index again."
+            str(directory / stored.file),
+            expected=f"sha256 {stored.sha256}",
+            got=digest,
+            remedy=f"The file is damaged. {RESTORE}",
         )

@@ -13,6 +13,7 @@ from engine.index.columns import Columns
 from engine.index.columns import joined as joined_columns
 from engine.index.lookup import Keys, Lookup
 from engine.index.manifest import Array, StoredFile
+from engine.index.remedies import VERIFY
 from engine.index.strings import Strings
 
 Rows = NDArray[np.int64]
@@ -56,8 +57,10 @@ class Segment:
         ascending = (deleted[1:] > deleted[:-1]).all()
         if len(deleted) and not (ascending and deleted[0] >= 0 and deleted[-1] < len(self)):
             raise IndexFormatError(
-                f"deleted rows of an index: ascending rows below {len(self)} expected, got others. "
-                "`python -m engine info INDEX --verify` names the damaged file; restore it."
+                "deleted rows of an index",
+                expected=f"ascending rows below {len(self)}",
+                got="others",
+                remedy=VERIFY,
             )
         live = np.ones(len(self), dtype=bool)
         live[deleted] = False

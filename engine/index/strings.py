@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import IndexFormatError
+from engine.index.remedies import VERIFY
 
 PIECE_BYTES = 1 << 24
 ROWS_AT_A_TIME = 1 << 16
@@ -117,6 +118,8 @@ class Strings(Sequence[str]):
 
 def _damaged(what: str) -> IndexFormatError:
     return IndexFormatError(
-        f"strings of an index: UTF-8 between ascending ends expected, got something else at {what}. "
-        "`python -m engine info INDEX --verify` names the damaged file; restore it."
+        "strings of an index",
+        expected="UTF-8 between ascending ends",
+        got=f"something else at {what}",
+        remedy=VERIFY,
     )

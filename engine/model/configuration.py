@@ -93,29 +93,36 @@ class HiVLPConfig(PretrainedConfig):
     def _check(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise CheckpointError(
-                    f"config.json: {name} must be {' or '.join(map(repr, choices))}; "
-                    f"got {getattr(self, name)!r}"
+                raise _refused(
+                    f"{name} to be {' or '.join(map(repr, choices))}", repr(getattr(self, name))
                 )
         if not 0 < self.coarse_dim <= self.fine_dim:
-            raise CheckpointError(
-                "config.json: 0 < coarse_dim <= fine_dim expected; "
-                f"got coarse_dim={self.coarse_dim}, fine_dim={self.fine_dim}"
+            raise _refused(
+                "0 < coarse_dim <= fine_dim",
+                f"coarse_dim={self.coarse_dim}, fine_dim={self.fine_dim}",
             )
         if self.image_neck and self.backbone is not None:
-            raise CheckpointError(
-                f"config.json: image_neck 0 expected with a backbone; got {self.image_neck}"
-            )
+            raise _refused("image_neck to be 0 with a backbone", str(self.image_neck))
         own = self.heads == "own"
         for name, fits in (
             ("coarse_text_dim", own or not self.coarse_text_dim),
             ("fine_from", self.fine_from == "head" or (own and self.backbone is not None)),
         ):
             if not fits:
-                raise CheckpointError(
-                    f"config.json: {name}={getattr(self, name)!r} needs heads='own'"
-                    f"{' and a backbone' if name == 'fine_from' else ''}; got heads={self.heads!r}"
+                raise _refused(
+                    f"heads='own'{' and a backbone' if name == 'fine_from' else ''} "
+                    f"with {name}={getattr(self, name)!r}",
+                    f"heads={self.heads!r}{'' if self.backbone else ' and no backbone'}",
                 )
+
+
+def _refused(expected: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        "config.json",
+        expected=expected,
+        got=got,
+        remedy="Change the setting, or save the model again.",
+    )
 
 
 def _config(given: PretrainedConfig | dict[str, Any]) -> Any:
@@ -125,8 +132,7 @@ def _config(given: PretrainedConfig | dict[str, Any]) -> Any:
 def _backbone(given: PretrainedConfig | dict[str, Any]) -> Any:
     config = _config(given)
     if config.model_type not in BACKBONES:
-        raise CheckpointError(
-            f"config.json: a backbone of model_type {' or '.join(BACKBONES)} expected; "
-            f"got {config.model_type!r}"
+        raise _refused(
+            f"a backbone of model_type {' or '.join(BACKBONES)}", repr(config.model_type)
         )
     return config

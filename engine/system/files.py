@@ -86,4 +86,4 @@ def _opened(path: Path, flags: int, mode: Literal["rb", "a+b"]) -> BinaryIO:
 def _check(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         found = next((name for test, name in _KINDS if test(mode)), "something else")
-        raise OSError(f"a regular file expected, got {found}: {str(path)!r}")
+        raise OSError(f"{found}, not a regular file: {str(path)!r}")

@@ -2,14 +2,9 @@
 
 import base64
 import datetime
-import json
 import math
-import re
 from collections.abc import Mapping, Set
 from typing import Any
-
-# What a terminal obeys beyond the controls that JSON escapes anyway, and halves of characters.
-_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def json_value(value: Any) -> Any:
@@ -38,9 +33,3 @@ def json_value(value: Any) -> Any:
         plain = value.tolist()
         return str(value) if plain is value or hasattr(plain, "tolist") else json_value(plain)
     return str(value)
-
-
-def to_json(value: Any, *, ascii_only: bool = False, indent: int | None = None) -> str:
-    """JSON that every parser reads: no NaN, no Infinity. ascii_only: other characters as escapes."""
-    text = json.dumps(json_value(value), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

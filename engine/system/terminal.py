@@ -7,7 +7,7 @@ import unicodedata
 from io import TextIOWrapper
 from typing import Any
 
-from engine.system.json_values import to_json
+from engine.system.json_values import json_value
 
 # Control characters, format characters that turn or hide text, halves of surrogate pairs, line separators.
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -40,9 +40,9 @@ def write_anything() -> None:
 
 
 def as_json(facts: Any) -> str:
-    """JSON that any terminal can show: what cannot be seen, or said in its encoding, is escaped."""
+    """JSON that every parser reads (no NaN), and any terminal shows: what cannot be seen or encoded is escaped."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
-    text = to_json(facts, ascii_only=encoding != "utf8")
+    text = json.dumps(json_value(facts), ensure_ascii=encoding != "utf8", allow_nan=False)
     return text if text.isascii() and text.isprintable() else "".join(map(_json_character, text))
 
 

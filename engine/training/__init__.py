@@ -15,8 +15,21 @@ publish.py     a checkpoint that is known to load
 run.py         `train`, which puts these together; command.py: `python -m engine train`
 """
 
-from engine.training.loss import hierarchical_loss
-from engine.training.run import train
-from engine.training.settings import Settings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.training.loss import hierarchical_loss
+    from engine.training.run import train
+    from engine.training.settings import Settings
 
 __all__ = ["Settings", "hierarchical_loss", "train"]
+
+_FILES = {"Settings": "settings", "hierarchical_loss": "loss", "train": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when first used: the command line reads `Settings` without torch."""
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)

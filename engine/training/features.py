@@ -148,7 +148,12 @@ def checked(examples: Sequence[Example], skipped: Skipped | None) -> list[Exampl
 
 def _those(examples: Sequence[Example], kept: Tensor) -> list[Example]:
     if not kept.any():
-        raise DatasetError("pictures: some that can be read expected, got none.")
+        raise DatasetError(
+            "pictures",
+            expected="some that can be read",
+            got="none",
+            remedy="The list of what was left out says why.",
+        )
     return [example for example, usable in zip(examples, kept.tolist(), strict=True) if usable]
 
 

@@ -71,6 +71,8 @@ def _try_out(draft: Path, pair: Example) -> None:
     vectors = [part for both in found for part in (both.coarse, both.fine) if part is not None]
     if not all(bool(part.isfinite().all()) for part in vectors):
         raise TrainingError(
-            "vectors: finite numbers expected of the trained model, got others. Nothing was published. Train "
-            "with a lower --learning-rate."
+            "vectors",
+            expected="finite numbers from the trained model",
+            got="NaN or infinity",
+            remedy="Nothing was published. Train with a lower --learning-rate.",
         )

@@ -26,7 +26,14 @@ from engine.training.features import (
 from engine.training.inputs import Inputs
 from engine.training.publish import publish
 from engine.training.sampling import Sampler
-from engine.training.settings import SCRATCH, Settings
+from engine.training.settings import (
+    RATE,
+    RATE_FROM_CHECKPOINT,
+    SCRATCH,
+    VIEWS,
+    VIEWS_ON_BACKBONE,
+    Settings,
+)
 from engine.training.start import Start, from_checkpoint, from_scratch
 from engine.training.state import (
     Interruption,
@@ -39,7 +46,6 @@ from engine.training.trainer import METRIC, HierarchicalTrainer, arguments
 from engine.training.validation import Validation
 
 VIEWS_SEED = 0  # fixed, so that runs of several seeds share the features of one file
-RATES = {"scratch": 3e-3, "checkpoint": 1e-3}
 
 
 def train(
@@ -76,7 +82,7 @@ def train(
     # Enough concepts, before anything is computed or written.
     _check_hard(settings, Sampler(examples, settings.batch_size, 1, settings.seed))
     set_seed(settings.seed)
-    rate = settings.learning_rate or RATES["scratch" if checkpoint is None else "checkpoint"]
+    rate = settings.learning_rate or (RATE if checkpoint is None else RATE_FROM_CHECKPOINT)
     args = arguments(settings, rate, side_directory(output), validated=bool(validation))
     start = _start(examples, settings, image_weights, checkpoint)
     run = asdict(settings) | {
@@ -206,7 +212,7 @@ def _validation(
 
 
 def _views(start: Start, settings: Settings) -> int:
-    return settings.views or (1 if start.on_backbone else 3)
+    return settings.views or (VIEWS_ON_BACKBONE if start.on_backbone else VIEWS)
 
 
 def _check_hard(settings: Settings, sampler: Sampler) -> None:

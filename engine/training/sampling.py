@@ -40,8 +40,10 @@ class Sampler:
         self.concepts, self.batch_size, self.views, self.seed = len(names), batch_size, views, seed
         if self.concepts < batch_size:
             raise DatasetError(
-                f"batch_size: at most the {self.concepts} concepts of the data set expected, got "
-                f"{batch_size}. Give a smaller batch or more pictures."
+                "batch_size",
+                expected=f"at most the {self.concepts} concepts of the data set",
+                got=str(batch_size),
+                remedy="Give a smaller batch or more pictures.",
             )
         self._pictures: Rows = concepts.argsort(kind="stable").astype(
             np.int64

@@ -21,13 +21,12 @@ from engine.errors import CheckpointError, InvalidArgument
 from engine.model import HiVLPConfig, HiVLPModel
 from engine.model.backbone import backbone_dim, backbone_towers
 from engine.training.loss import MAX_SCALE
-from engine.training.settings import SCRATCH, Settings
+from engine.training.settings import BACKBONE_COARSE_DIM, SCRATCH, Settings
 from engine.training.tokenizer import train_tokenizer
 
 IMAGE_SIZE = 160
 # How EfficientNet-Lite's published weights want their pixels: (x - 127) / 128.
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255
-COARSE_DIM = 64  # on a backbone: what the index takes by default too
 HIDDEN = 512  # on a backbone: width of the heads' hidden layers
 
 
@@ -62,8 +61,10 @@ def from_scratch(examples: Sequence[Example], image_weights: Path, settings: Set
         model.image_tower.load_state_dict(load_file(image_weights))
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{image_weights}: EfficientNet-Lite0 weights in safetensors expected, got: {error}. "
-            "`make pictures` fetches them."
+            str(image_weights),
+            expected="EfficientNet-Lite0 weights in safetensors",
+            got=str(error),
+            remedy="`make pictures` fetches them.",
         ) from None
     digest = sha256(image_weights.read_bytes()).hexdigest()
     return Start(model, processor, digest, None, torch.float16)
@@ -144,7 +145,7 @@ def _on_backbone(backbone: Any, settings: Settings) -> HiVLPModel:
             heads=settings.heads or "own",
             fine_from="head" if settings.fine_dim else "backbone",
             fine_dim=settings.fine_dim or dim,
-            coarse_dim=settings.coarse_dim or min(COARSE_DIM, settings.fine_dim or dim),
+            coarse_dim=settings.coarse_dim or min(BACKBONE_COARSE_DIM, settings.fine_dim or dim),
             head_dim=head_dim,
             coarse_head_dim=settings.coarse_head_dim or head_dim,
             dropout=SCRATCH["dropout"] if settings.dropout is None else settings.dropout,
@@ -169,6 +170,8 @@ def _check_dims(directory: Path, model: HiVLPModel, settings: Settings) -> None:
         asked = getattr(settings, name)
         if asked is not None and asked != value:
             raise CheckpointError(
-                f"{directory}: a checkpoint whose {name} is {json.dumps(asked)} expected, as asked for, got "
-                f"{json.dumps(value)}. Leave it out to go on with the checkpoint's own, or train from scratch."
+                str(directory),
+                expected=f"a checkpoint whose {name} is {json.dumps(asked)}, as asked for",
+                got=json.dumps(value),
+                remedy=f"Leave out {name} to go on with the checkpoint's own, or train from scratch.",
             )

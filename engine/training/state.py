@@ -58,13 +58,18 @@ def open_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
     place = side_directory(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(
-            f"{output}: a free place for the checkpoint expected, found something there."
+            str(output),
+            expected="a name that is not taken, or an empty directory, for the checkpoint",
+            got="something else",
+            remedy="Choose another place.",
         )
     if not resume:
         if _holds_something(place):
             raise CheckpointError(
-                f"{place}: no unfinished run to {output} expected, found the state of one. Go on with it by "
-                "--resume, or remove it."
+                str(place),
+                expected=f"no unfinished run to {output}",
+                got="the state of one",
+                remedy="Go on with it by --resume, or remove it.",
             )
         place.mkdir(parents=True, exist_ok=True)
         _write(place / RUN, run)
@@ -73,7 +78,10 @@ def open_state(output: Path, run: Mapping[str, Any], *, resume: bool) -> Path:
         before = json.loads((place / RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CheckpointError(
-            f"{place}: the state of an unfinished run expected, found none. Start without --resume."
+            str(place),
+            expected="the state of an unfinished run",
+            got="none",
+            remedy="Start without --resume.",
         ) from None
     wanted = json.loads(json.dumps(run))
     for name in [*wanted, *before]:

@@ -121,9 +121,11 @@ class HierarchicalTrainer(Trainer):
         )
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"loss: a finite number expected at step {self.state.global_step + 1}, got {loss.item()}. "
-                f"Nothing was published. Remove {self.args.output_dir}, where the run stood before, and try a "
-                "lower --learning-rate, or without --bf16."
+                "loss",
+                expected=f"a finite number at step {self.state.global_step + 1}",
+                got=str(loss.item()),
+                remedy=f"Nothing was published. Remove {self.args.output_dir}, the state of the run, and try a "
+                "lower --learning-rate, or leave out --bf16.",
             )
         if self._past is not None:
             self._past = self._past.followed_by(output.image, output.text, concepts, settings.queue)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engine.dataset import Example, read_dataset
-from engine.encoders.manifest import Manifest, stored_file
+from engine.encoders.manifest import ExportManifest, stored_file
 
 if TYPE_CHECKING:
     from export.run import Settings
@@ -87,7 +87,7 @@ def changed(exports: Callable[[str], Path], tmp_path: Path) -> Callable[..., Pat
     def copy(change: Callable[[Path], None] = lambda _: None, **entries: Any) -> Path:
         place = tmp_path / "export"
         shutil.copytree(exports("clip"), place)
-        manifest = Manifest.read(place)
+        manifest = ExportManifest.read(place)
         change(place)
         named = {file.name for file in place.iterdir()} - {"manifest.json"}
         files = {name: stored_file(place / name) for name in sorted(named)}

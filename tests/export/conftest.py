@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.encoders.manifest import Dtype, Manifest
+from engine.encoders.manifest import Dtype, ExportManifest
 from export.parity import Gate
 from export.run import Settings, export_checkpoint
 from export.tensorrt_builder import Target, choose_targets
@@ -62,7 +62,7 @@ def settings(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     return of
 
 
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +72,9 @@ def exported(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Exported:
     """An export of a small checkpoint, made when first asked for; fp16 ones with engines."""
-    made: dict[tuple[str, Dtype], tuple[Path, Manifest]] = {}
+    made: dict[tuple[str, Dtype], tuple[Path, ExportManifest]] = {}
 
-    def of(kind: str, dtype: Dtype) -> tuple[Path, Manifest]:
+    def of(kind: str, dtype: Dtype) -> tuple[Path, ExportManifest]:
         if (kind, dtype) not in made:
             place = tmp_path_factory.mktemp("exports") / f"{kind}-{dtype}"
             targets: list[Target] = choose_targets(None) if dtype == "fp16" else []

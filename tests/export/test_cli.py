@@ -11,7 +11,7 @@ import pytest
 
 import export.run
 import export.tensorrt_builder as builder
-from engine.encoders.manifest import Manifest
+from engine.encoders.manifest import ExportManifest
 from engine.errors import InvalidArgument
 from export import cli
 from export.parity import GATES, Gate
@@ -52,7 +52,7 @@ def test_the_example_checkpoint_becomes_engines(tmp_path: Path, pictures: Path) 
     report = json.loads(child.stdout)
     assert len(child.stderr.splitlines()) < 24
     assert "Warning" not in child.stderr
-    manifest = Manifest.read(out)
+    manifest = ExportManifest.read(out)
     manifest.verify(out)
     assert report["output"] == str(out)
     assert report["parity"] == json.loads(json.dumps(manifest.parity))
@@ -77,7 +77,7 @@ def test_to_onnx_writes_graphs_only_and_a_triton_repository(
     )  # fmt: skip
     output = capsys.readouterr()
     assert code == 0, output.err
-    manifest = Manifest.read(tmp_path / "clip.fp32.export")
+    manifest = ExportManifest.read(tmp_path / "clip.fp32.export")
     assert (manifest.dtype, manifest.coarse_dim, manifest.engines) == ("fp32", 5, ())
     assert manifest.profile["batch"] == (2, 3, 4)
     assert manifest.parity["not_run"] == {}
@@ -89,7 +89,7 @@ def test_to_onnx_writes_graphs_only_and_a_triton_repository(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no/such/directory here"], "expected, got nothing"),
+        (["no/such/directory here"], "expected a checkpoint directory, got nothing"),
         ([CHECKPOINT, "--batch", "8,1,64"], "--batch"),
         ([CHECKPOINT, "--batch", "1,8"], "--batch"),
         ([CHECKPOINT, "--batch", "0,8,64"], "--batch"),
@@ -127,7 +127,7 @@ def test_a_failed_parity_is_exit_code_3_and_the_files_are_kept(
     assert "FAILED at torch fp16" in output.out
     last = output.err.splitlines()[-1]
     assert last.startswith("parity failed: torch fp16 - image coarse: cosine -1.000000")
-    assert Manifest.read(out).parity["passed"] is False
+    assert ExportManifest.read(out).parity["passed"] is False
     assert "**Failed.**" in (out / "parity.md").read_text()
 
 
@@ -168,13 +168,18 @@ def test_no_tensorrt_for_the_hardware_is_exit_code_4_and_the_graphs_are_written(
     assert run_here(to_trt, small("clip"), "-o", out, *data, "--hardware", "sm90") == 4
     output = capsys.readouterr()
     last = output.err.splitlines()[-1]
-    assert last.startswith("no engines: No TensorRT can build engines for sm90 here")
+    assert last.startswith(
+        "no engines: hardware: expected a TensorRT that can build engines for sm90 here, got "
+    )
     assert "pip install 'hivlp-engine[trt-rtx]'" in last
     assert "run this again on a machine with that GPU" in last
-    manifest = Manifest.read(out)
+    manifest = ExportManifest.read(out)
     manifest.verify(out)
     assert manifest.parity["passed"] is True
-    assert "TensorRT: not run here: No TensorRT can build engines for sm90" in output.out
+    assert (
+        "TensorRT: not run here: hardware: expected a TensorRT that can build engines for sm90"
+        in output.out
+    )
 
 
 @pytest.mark.parametrize("function", [to_onnx, to_trt])

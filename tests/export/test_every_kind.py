@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import export.run
 from engine.checkpoints import open_checkpoint
-from engine.encoders.manifest import Dtype, Manifest
+from engine.encoders.manifest import Dtype, ExportManifest
 from engine.training import Settings
 from engine.training.publish import save_checkpoint
 from engine.training.start import from_checkpoint
@@ -137,7 +137,7 @@ def test_a_trained_clip_is_exported_as_the_command_does_by_default(
         "--parity-data", pictures, "--parity-pairs", 8, "--min-overlap", 0.5,
     )  # fmt: skip
     assert code == 0, capsys.readouterr().err
-    manifest = Manifest.read(out)
+    manifest = ExportManifest.read(out)
     assert (manifest.dtype, manifest.coarse_from, manifest.coarse_dim) == ("fp16", "head", 6)
     assert manifest.parity["passed"] is True
 
@@ -193,7 +193,10 @@ def test_float32_beside_low_precision_comes_down_in_products(dtype: torch.dtype)
         (RuntimeError("no kernel for this\nand a page more"), "RuntimeError: no kernel for this."),
         (OSError(28, "No space left on device"), "No space left on device"),
         (MemoryError(), "error: out of memory."),
-        (ExportError("image.onnx: refused"), "image.onnx: refused"),
+        (
+            ExportError("image.onnx", expected="a graph", got="none", remedy="Try again."),
+            "error: image.onnx: expected a graph, got none. Try again.",
+        ),
     ],
 )
 def test_no_failure_is_a_traceback(
@@ -225,7 +228,7 @@ def test_a_graph_of_two_dtypes_is_an_export_error(tmp_path: Path) -> None:
         [value("y", wide, [2, 2])],
     )
     onnx.save(onnx.helper.make_model(graph), tmp_path / "image.onnx")
-    with pytest.raises(ExportError, match=r"image\.onnx: a graph that ONNX allows expected"):
+    with pytest.raises(ExportError, match=r"image\.onnx: expected a graph that ONNX allows, got "):
         check_graph(tmp_path / "image.onnx")
 
 

@@ -17,7 +17,7 @@ import engine
 import export.run
 from engine.checkpoints import open_checkpoint
 from engine.encoders import open_encoder
-from engine.encoders.manifest import MANIFEST, Graph, Manifest, stored_file
+from engine.encoders.manifest import MANIFEST, ExportManifest, Graph, stored_file
 from engine.errors import CheckpointError, DatasetError, InvalidArgument
 from engine.images import read_image
 from export.errors import ExportError
@@ -26,7 +26,7 @@ from export.rotation import learn_rotation
 from export.run import Settings, export_checkpoint
 from export.triton_repo import write_repository
 
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("clip", "fp16"), ("siglip2-other", "bf16")])
@@ -35,7 +35,7 @@ def test_the_manifest_says_what_the_directory_holds(
 ) -> None:
     place, manifest = exported(kind, dtype)
     checkpoint = open_checkpoint(small(kind))
-    assert Manifest.read(place) == manifest
+    assert ExportManifest.read(place) == manifest
     assert manifest.source == checkpoint.reference
     assert (manifest.kind, manifest.dtype) == (checkpoint.kind, dtype)
     assert manifest.coarse_from == "rotation"
@@ -155,7 +155,7 @@ def test_a_corrupted_weight_fails_the_gate_where_it_happened(
     assert not any(
         failure.startswith("text fine: cosine") for failure in manifest.parity["failures"]
     )
-    assert Manifest.read(out).parity["passed"] is False  # kept, and it says so
+    assert ExportManifest.read(out).parity["passed"] is False  # kept, and it says so
     assert "**Failed.** Accuracy was lost at: ONNX Runtime" in (out / "parity.md").read_text()
 
 
@@ -193,7 +193,7 @@ def test_a_failure_leaves_what_was_there(
     shutil.copytree(place, out)
 
     def full_disk(*_: object, **__: object) -> Graph:
-        raise ExportError("no space left")
+        raise ExportError("x", expected="space", got="none left", remedy="Make room.")
 
     monkeypatch.setattr(export.run, "export_graph", full_disk)
     with pytest.raises(ExportError):
@@ -237,7 +237,7 @@ def test_bad_input_is_named_and_nothing_is_written(
     damaged: Callable[..., Path], settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(CheckpointError, match="expected, got nothing"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint directory, got nothing"):
         export_checkpoint("no such directory", out, settings("fp32"), [], None)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         export_checkpoint(str(damaged(remove="model.safetensors")), out, settings("fp32"), [], None)

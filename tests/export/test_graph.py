@@ -15,13 +15,13 @@ from torch import nn
 
 import export.graph
 from engine.checkpoints import open_checkpoint
-from engine.encoders.manifest import Dtype, Manifest, TensorSpec
+from engine.encoders.manifest import Dtype, ExportManifest, TensorSpec
 from export.errors import ExportError
 from export.graph import check_batches, export_graph, open_graph, run_graph, widened
 from export.tower import ExportedTower, ImageTower, exported_tower
 from tests.conftest import ROOT
 
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 # Every kind that is read, its other shape where one is enough, in every dtype.
 CASES: list[tuple[str, Dtype]] = [
     ("clip", "fp16"),
@@ -170,7 +170,7 @@ class _Branches(nn.Module):
 def test_a_tower_that_cannot_be_traced_is_named(tmp_path: Path) -> None:
     tower: ExportedTower = ImageTower(_Branches(), "fp32", torch.eye(3, 2))
     with pytest.raises(
-        ExportError, match=r"image\.onnx: a tower that torch\.onnx can trace expected"
+        ExportError, match=r"image\.onnx: expected a tower that torch\.onnx can trace, got "
     ):
         export_graph(
             tower,
@@ -204,7 +204,7 @@ def test_a_batch_frozen_into_the_graph_is_found(tmp_path: Path) -> None:
     )
     few = {"pixel_values": torch.randn(2, 4)}
     check_batches(tmp_path / "image.onnx", few, [2])
-    with pytest.raises(ExportError, match="a graph that takes a batch of 3 expected"):
+    with pytest.raises(ExportError, match="expected a graph that takes a batch of 3, got "):
         check_batches(tmp_path / "image.onnx", few, [2, 3])
 
 
@@ -219,7 +219,9 @@ def test_vectors_that_depend_on_the_batch_are_found(tmp_path: Path) -> None:
         tmp_path / "image.onnx",
         [axes],
     )
-    with pytest.raises(ExportError, match=r"the same coarse .* expected at a batch of 5 as at 2"):
+    with pytest.raises(
+        ExportError, match=r"expected the same coarse .* at a batch of 5 as at 2, got "
+    ):
         check_batches(tmp_path / "image.onnx", {"pixel_values": torch.randn(2, 4)}, [2, 5])
 
 

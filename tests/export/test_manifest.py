@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from engine.encoders.manifest import MANIFEST, Manifest
+from engine.encoders.manifest import MANIFEST, ExportManifest
 from engine.errors import CheckpointError
 
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 
 
 @pytest.fixture
-def copied(exported: Exported, tmp_path: Path) -> tuple[Path, Manifest]:
+def copied(exported: Exported, tmp_path: Path) -> tuple[Path, ExportManifest]:
     place, manifest = exported("clip", "fp16")
     shutil.copytree(place, tmp_path / "copy")
     return tmp_path / "copy", manifest
 
 
-def test_a_hundred_changes_and_none_gets_past_the_hash(copied: tuple[Path, Manifest]) -> None:
+def test_a_hundred_changes_and_none_gets_past_the_hash(copied: tuple[Path, ExportManifest]) -> None:
     """A bit turned, bytes cut off or added, in any file: neither `content` nor `verify` lets it through."""
     place, manifest = copied
     chance = random.Random(0)
@@ -36,7 +36,7 @@ def test_a_hundred_changes_and_none_gets_past_the_hash(copied: tuple[Path, Manif
         (place / name).write_bytes(chance.choice([turned, turned, whole[:at], whole + b"\0"]))
         for reading in (manifest.content, lambda place, name: manifest.verify(place, (name,))):
             with pytest.raises(
-                CheckpointError, match=rf"{name}: .* bytes with sha256 \w+ expected"
+                CheckpointError, match=rf"{name}: expected .* bytes with sha256 \w+, got "
             ):
                 reading(place, name)
         (place / name).write_bytes(whole)
@@ -46,7 +46,7 @@ def test_a_hundred_changes_and_none_gets_past_the_hash(copied: tuple[Path, Manif
 
 
 @pytest.mark.parametrize("trick", ["link", "missing", "directory", "pipe"])
-def test_what_is_no_plain_file_is_refused(trick: str, copied: tuple[Path, Manifest]) -> None:
+def test_what_is_no_plain_file_is_refused(trick: str, copied: tuple[Path, ExportManifest]) -> None:
     place, manifest = copied
     graph = place / "image.onnx"
     graph.rename(place.parent / "elsewhere.onnx")
@@ -57,14 +57,14 @@ def test_what_is_no_plain_file_is_refused(trick: str, copied: tuple[Path, Manife
             graph.mkdir()
         case "pipe":
             os.mkfifo(graph)
-    with pytest.raises(CheckpointError, match=r"image\.onnx: a (readable|plain) file"):
+    with pytest.raises(CheckpointError, match=r"image\.onnx: expected a (readable|regular) file"):
         manifest.content(place, "image.onnx")
 
 
-def test_a_file_that_is_not_named_is_not_read(copied: tuple[Path, Manifest]) -> None:
+def test_a_file_that_is_not_named_is_not_read(copied: tuple[Path, ExportManifest]) -> None:
     place, manifest = copied
     (place / "other.engine").write_bytes(b"native code")
-    with pytest.raises(CheckpointError, match="a file that the manifest names expected"):
+    with pytest.raises(CheckpointError, match="expected a file that the manifest names, got "):
         manifest.content(place, "other.engine")
 
 
@@ -94,19 +94,19 @@ def _without(name: str) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_a_manifest_of_another_form_is_refused(
-    change: Callable[[dict[str, Any]], object], copied: tuple[Path, Manifest]
+    change: Callable[[dict[str, Any]], object], copied: tuple[Path, ExportManifest]
 ) -> None:
     place, _ = copied
     found = json.loads((place / MANIFEST).read_text())
     change(found)
     (place / MANIFEST).write_text(json.dumps(found))
-    with pytest.raises(CheckpointError, match=r"manifest\.json: .* expected, got"):
-        Manifest.read(place)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: expected .*, got"):
+        ExportManifest.read(place)
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{", "\udcff"])
 def test_what_is_no_manifest_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / MANIFEST).write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(CheckpointError, match=r"manifest\.json: .* expected, got"):
-        Manifest.read(tmp_path)
+    with pytest.raises(CheckpointError, match=r"manifest\.json: expected .*, got"):
+        ExportManifest.read(tmp_path)

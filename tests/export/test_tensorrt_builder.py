@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import export.tensorrt_builder as builder
-from engine.encoders.manifest import Graph, Manifest, TensorSpec
+from engine.encoders.manifest import ExportManifest, Graph, TensorSpec
 from export.errors import ExportError, TensorRTUnavailable
 from export.tensorrt_builder import AHEAD_OF_TIME, Target, build_engine, choose_targets
 
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="the extra trt-rtx is not installed")
-Exported = Callable[..., tuple[Path, Manifest]]
+Exported = Callable[..., tuple[Path, ExportManifest]]
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -75,7 +75,7 @@ def test_what_tensorrt_cannot_read_is_named(
     (target,) = choose_targets(["sm89"])
     graph = Graph("image.onnx", None, {"pixel_values": TensorSpec("float32", ("batch", 4))}, {})
     with pytest.raises(
-        ExportError, match=r"image\.onnx: a graph that tensorrt_rtx .* reads expected"
+        ExportError, match=r"image\.onnx: expected a graph that tensorrt_rtx .* reads, got "
     ):
         _build(target, graph, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["image.onnx"]

@@ -87,7 +87,7 @@ def test_the_error_names_argument_expected_got_and_remedy(
     with pytest.raises(InvalidArgument) as caught:
         call()
     message = str(caught.value)
-    assert caught.value.name == name
+    assert caught.value.argument == name
     assert message.startswith(f"{name}: expected ")
     assert ", got " in message
     assert message.endswith(".")

@@ -48,7 +48,9 @@ def test_converted_weights_give_the_same_vectors(
     small: Any, tmp_path: Path, name: str, wrap: str
 ) -> None:
     file, copy = pickled(small(name), tmp_path, wrap)
-    with pytest.raises(engine.CheckpointError, match=r"missing .*model.safetensors"):
+    with pytest.raises(
+        engine.CheckpointError, match=r"expected .*, got no (open_clip_)?model.safetensors"
+    ):
         open_checkpoint(copy)
     written = command("convert", file, copy)["weights"]
     assert Path(written).parent == copy
@@ -101,7 +103,9 @@ def test_a_pickle_that_would_run_something(small: Any, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1), "evil": Runs(tmp_path / "ran")}, file)
     for content in (file.read_bytes(), b"", b"\x80\x02no pickle"):
         file.write_bytes(content)
-        with pytest.raises(engine.CheckpointError, match="a pickle of tensors alone expected"):
+        with pytest.raises(
+            engine.CheckpointError, match="expected a pickle of tensors alone, got "
+        ):
             convert(file, copy)
     torch.save({"weight": torch.zeros(1), "step": 7}, file)
     with pytest.raises(engine.CheckpointError, match=r"tensors by name.* got also step"):
@@ -163,7 +167,7 @@ def test_weights_in_shards(small: Any, copied: Callable[..., Path]) -> None:
     shard.write_bytes(content)
     assert checksum(place) != before
     shard.unlink()
-    with pytest.raises(engine.CheckpointError, match=f"No such file .*{shard.name}"):
+    with pytest.raises(engine.CheckpointError, match=f"got {shard.name!r}, which is not there"):
         open_checkpoint(place)
 
 
@@ -209,25 +213,33 @@ def test_siglip_2_is_lower_case_where_its_tokenizer_file_forgot(
     ],
 )
 def test_a_missing_file_is_named(copied: Callable[..., Path], name: str, file: str) -> None:
-    with pytest.raises(engine.CheckpointError, match=f"missing .*{file}"):
+    with pytest.raises(engine.CheckpointError, match=f"expected .*, got no .*{file}"):
         open_checkpoint(copied(name, remove=file))
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("clip", {"model_type": "blip"}, "'hivlp', 'clip' or 'siglip' expected, got 'blip'"),
-        ("siglip2", {"model_type": "siglip2"}, "fixed resolution expected, got its NaFlex"),
+        (
+            "clip",
+            {"model_type": "blip"},
+            "expected model_type 'hivlp', 'clip' or 'siglip', got 'blip'",
+        ),
+        (
+            "siglip2",
+            {"model_type": "siglip2"},
+            "expected SigLIP 2 of a fixed resolution, got its NaFlex",
+        ),
         ("clip", {"projection_dim": 21}, r"mismatched keys: .*text_projection.* and|mismatched"),
         ("clip", {"vision_config__num_hidden_layers": 3}, r"missing keys: \[.*layers.2.* more"),
         ("siglip", {"text_config__num_hidden_layers": 0}, "unexpected keys"),
-        ("clip", {"text_config__num_attention_heads": 5}, "readable checkpoint expected"),
+        ("clip", {"text_config__num_attention_heads": 5}, "expected a readable checkpoint, got "),
         ("clip", {"text_config__hidden_size": "many"}, "hidden_size"),
         ("open_clip", {"model_cfg__embed_dim": 21}, r"\('text_projection.weight', .*\[21, 24\]"),
         ("open_clip", {"model_cfg__vision_cfg__layers": [3, 4, 6, 3]}, "vision transformers"),
         ("open_clip", {"model_cfg__text_cfg__hf_model_name": "x"}, "which changes the network"),
         ("open_clip", {"model_cfg__vision_cfg__timm_model_name": "x"}, "which changes the network"),
-        ("open_clip", {"model_cfg": [1]}, "an object model_cfg expected"),
+        ("open_clip", {"model_cfg": [1]}, "expected a JSON object model_cfg, got "),
         ("open_clip", {"preprocess_cfg__resize_mode": "longest"}, "resize_mode"),
         ("open_clip", {"preprocess_cfg__interpolation": "random"}, "interpolation"),
     ],
@@ -255,7 +267,7 @@ def test_a_file_of_another_form(copied: Callable[..., Path]) -> None:
     settings = json.loads((place / "tokenizer_config.json").read_text())
     settings["pad_token"] = None
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(engine.CheckpointError, match="a pad_token expected"):
+    with pytest.raises(engine.CheckpointError, match="expected a pad_token, got none"):
         open_checkpoint(place)
 
 
@@ -282,7 +294,9 @@ def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(engine.CheckpointError, match=r"someone/some-clip: .* no such directory"):
         engine.open_encoder("someone/some-clip")
     for place in ("nothing", "a/b/c", "./someone/some-clip/", "~/some clip"):
-        with pytest.raises(engine.CheckpointError, match=r"directory expected, got nothing"):
+        with pytest.raises(
+            engine.CheckpointError, match=r"expected a checkpoint directory, got nothing"
+        ):
             engine.open_encoder(place)
 
 
@@ -306,7 +320,7 @@ def test_a_preprocessor_of_another_model(
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     with pytest.raises(
         engine.CheckpointError,
-        match=r"32 x 32 expected by config\.json, .* by preprocessor_config\.json",
+        match=r"expected pictures of 32 x 32, as config\.json says, got .* by preprocessor_config\.json",
     ):
         open_checkpoint(place)
 

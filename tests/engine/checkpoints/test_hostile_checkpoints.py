@@ -187,7 +187,10 @@ def test_a_shard_of_another_name(kind: str, name: str, copied: Copied, tmp_path:
     (place / "sub").mkdir()
     name = name.replace("/ABSOLUTE", str(tmp_path))
     in_shards(place, name)
-    with pytest.raises(engine.CheckpointError, match=r"index\.json: a weight_map to safetensors"):
+    with pytest.raises(
+        engine.CheckpointError,
+        match=r"index\.json: expected a weight_map to safetensors .*, got .*, another kind",
+    ):
         engine.open_encoder(place)
 
 
@@ -242,7 +245,7 @@ def test_a_pipe_or_a_device(name: str, what: str, copied: Copied) -> None:
         os.mkfifo(place / name)
     else:
         (place / name).symlink_to("/dev/zero")
-    with pytest.raises(engine.CheckpointError, match=f"missing {name}"):
+    with pytest.raises(engine.CheckpointError, match=f"expected .*, got no {name}"):
         engine.open_encoder(place)
 
 
@@ -285,7 +288,7 @@ def test_an_adapter_beside_the_weights(copied: Copied) -> None:
 def test_json_that_is_nested_without_end(name: str, copied: Copied) -> None:
     place = copied("clip")
     (place / name).write_text('{"a":' + "[" * 100_000)
-    with pytest.raises(engine.CheckpointError, match=f"{name}: a JSON file expected"):
+    with pytest.raises(engine.CheckpointError, match=f"{name}: expected a JSON file, got "):
         engine.open_encoder(place)
 
 

@@ -65,7 +65,11 @@ def ended(
         (RuntimeError("CPU: can't allocate memory"), 1, "error: CPU: can't allocate memory\n"),
         (torch.OutOfMemoryError("CUDA out of memory."), 1, "error: CUDA out of memory.\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
-        (engine.EngineError("a\nb \x1b[2J\u202e"), 2, "error: a b \\x1b[2J\\u202e\n"),
+        (
+            engine.EngineError("a\nb", expected="c", got="\x1b[2J\u202e", remedy="D."),
+            2,
+            "error: a b: expected c, got \\x1b[2J\\u202e. D.\n",
+        ),
     ],
 )  # fmt: skip
 def test_the_last_line(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.encoders.manifest import TOWERS, Manifest, TensorRTEngine
+from engine.encoders.manifest import TOWERS, ExportManifest, TensorRTEngine
 from tests.engine.conftest import BATCH
 
 
@@ -46,7 +46,7 @@ class Deserialiser:
 class Context:
     """An execution context over ONNX Runtime: shapes and addresses as TensorRT takes them, memory of the CPU."""
 
-    def __init__(self, place: Path, manifest: Manifest, tower: Any) -> None:
+    def __init__(self, place: Path, manifest: ExportManifest, tower: Any) -> None:
         import onnxruntime
 
         self.graph = manifest.graphs[tower]

@@ -128,7 +128,7 @@ def test_many_threads_encode_the_same_vectors(untrained: Path) -> None:
     ],
 )
 def test_a_missing_file_is_named(damaged: Callable[..., Path], name: str) -> None:
-    with pytest.raises(engine.CheckpointError, match=f"missing {name}"):
+    with pytest.raises(engine.CheckpointError, match=f"expected .*, got no {name}"):
         engine.open_encoder(damaged(remove=name))
 
 
@@ -137,10 +137,13 @@ def test_a_missing_file_is_named(damaged: Callable[..., Path], name: str) -> Non
     [
         ({"fine_dim": 32}, "mismatched keys: .*heads.fine.weight"),
         ({"head_dim": 48}, "mismatched keys"),
-        ({"coarse_dim": 99}, "0 < coarse_dim <= fine_dim expected; got coarse_dim=99"),
-        ({"image_tower": "resnet"}, "image_tower must be 'efficientnet-lite0'"),
-        ({"text_pooling": "max"}, "text_pooling must be 'mean'"),
-        ({"model_type": "bert"}, "model_type 'hivlp', 'clip' or 'siglip' expected, got 'bert'"),
+        ({"coarse_dim": 99}, "expected 0 < coarse_dim <= fine_dim, got coarse_dim=99"),
+        (
+            {"image_tower": "resnet"},
+            "expected image_tower to be 'efficientnet-lite0', got 'resnet'",
+        ),
+        ({"text_pooling": "max"}, "expected text_pooling to be 'mean', got 'max'"),
+        ({"model_type": "bert"}, "expected model_type 'hivlp', 'clip' or 'siglip', got 'bert'"),
     ],
 )
 def test_a_config_that_does_not_fit_the_weights(
@@ -173,7 +176,7 @@ def test_weights_that_are_no_safetensors(damaged: Callable[..., Path], content: 
     file = damaged() / "model.safetensors"
     file.write_bytes(content)
     with pytest.raises(
-        engine.CheckpointError, match=r"model\.safetensors: readable safetensors expected"
+        engine.CheckpointError, match=r"model\.safetensors: expected readable safetensors, got "
     ):
         engine.open_encoder(file.parent)
 
@@ -188,7 +191,7 @@ def test_files_that_are_no_json(damaged: Callable[..., Path], name: str) -> None
 
 def test_no_checkpoint_there(tmp_path: Path) -> None:
     with pytest.raises(
-        engine.CheckpointError, match="a checkpoint directory expected, got nothing"
+        engine.CheckpointError, match="expected a checkpoint directory, got nothing"
     ):
         engine.open_encoder(tmp_path / "nothing")
 
@@ -201,7 +204,8 @@ def test_an_index_refuses_another_checkpoint(
     r = index_folder(some_pictures, engine.open_encoder(untrained))
     r.save(tmp_path / "index")
     with pytest.raises(
-        engine.CheckpointMismatch, match="the checkpoint that made the index expected"
+        engine.CheckpointMismatch,
+        match=r"encoder: expected the checkpoint that made the index .*, got ",
     ):
         engine.Retriever(tmp_path / "index", CHECKPOINT)
     assert len(engine.Retriever(tmp_path / "index", untrained).search(["a dog"], k=2).ids[0]) == 2
@@ -221,6 +225,9 @@ def test_an_index_whose_checkpoint_has_changed_or_gone(
         engine.Retriever(tmp_path / "index").search("a dog")
     (checkpoint / "config.json").unlink()
     r = engine.Retriever(tmp_path / "index")
-    with pytest.raises(engine.CheckpointError, match=r"missing config.json"):
+    with pytest.raises(
+        engine.CheckpointError,
+        match=r"expected a checkpoint, got no config.json and no open_clip_config.json",
+    ):
         r.search("a dog")
     assert len(r.search(r.index.fine[:1], k=1, mode="exact").ids[0]) == 1  # vectors need no encoder

@@ -181,7 +181,10 @@ def test_an_exports_own_source_is_no_hub_id(
     """Where no runtime can run the export, the checkpoint it was made from is opened: a directory."""
     place = changed(source=CheckpointReference("someone/some-clip", "0" * 64))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(engine.RuntimeUnavailable, match="someone/some-clip: the exported"):
+    with pytest.raises(
+        engine.RuntimeUnavailable,
+        match="someone/some-clip: expected the exported checkpoint, got nothing",
+    ):
         engine.open_encoder(place)
     assert not no_network
 
@@ -230,7 +233,9 @@ def test_an_index_leads_to_no_native_code(
     with engine.Retriever(tmp_path / "idx") as retriever:
         retriever.add(["a cat"], ids=["cat"])
     assert not library.reached
-    with pytest.raises(engine.CheckpointError, match="can run expected; it refused"):
+    with pytest.raises(
+        engine.CheckpointError, match=r"expected an engine that .* can run, got one that it refuses"
+    ):
         finds(tmp_path / "idx", export)  # whoever names it means it
     assert len(library.reached) == 1
 
@@ -311,7 +316,7 @@ def test_an_exports_manifest_that_contradicts_itself(
     place = changed()
     body = json.loads((place / "manifest.json").read_text())
     (place / "manifest.json").write_text(json.dumps(body | {entry: value}))
-    with pytest.raises(engine.CheckpointError, match=f"a whole manifest expected, .*{entry}"):
+    with pytest.raises(engine.CheckpointError, match=f"expected a whole manifest, got .*{entry}"):
         engine.open_encoder(place)
 
 

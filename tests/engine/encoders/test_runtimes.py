@@ -15,7 +15,7 @@ import torch
 
 import engine
 from engine.encoders import tensorrt_encoder as trt_module
-from engine.encoders.manifest import Manifest
+from engine.encoders.manifest import ExportManifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import tensorrt_encoder
 from tests.engine.encoders.fake_tensorrt import engines, with_engine
@@ -111,7 +111,7 @@ def apart(place: Path, location: str = "image.onnx.data") -> None:
 def test_weights_in_a_file_of_their_own(
     changed: Callable[..., Path], exports: Callable[[str], Path]
 ) -> None:
-    graphs = Manifest.read(exports("clip")).graphs
+    graphs = ExportManifest.read(exports("clip")).graphs
     graphs |= {"image": replace(graphs["image"], weights="image.onnx.data")}
     place = changed(apart, graphs=graphs)
     assert (place / "image.onnx.data").stat().st_size > (place / "image.onnx").stat().st_size
@@ -135,7 +135,7 @@ def test_weights_from_anywhere_else_are_refused(
     """Even with every hash right: the graph itself is not to be trusted with names of files."""
     place = changed(lambda place: apart(place, location))
     monkeypatch.setattr(onnxruntime, "InferenceSession", never)
-    with pytest.raises(engine.CheckpointError, match="weights inside the graph expected, got"):
+    with pytest.raises(engine.CheckpointError, match="expected weights inside the graph, got"):
         onnx_encoder(place, why="a test")
 
 
@@ -166,12 +166,14 @@ def test_a_changed_byte_is_found(
     (place / name).write_bytes(content)
     if name == "image.onnx":
         monkeypatch.setattr(onnxruntime, "InferenceSession", never)
-    with pytest.raises(engine.CheckpointError, match=f"{name}: .* sha256 .* expected"):
+    with pytest.raises(engine.CheckpointError, match=f"{name}: expected .* sha256 .*, got "):
         engine.open_encoder(place)
 
 
 def test_another_padding_than_at_the_export(changed: Callable[..., Path]) -> None:
-    with pytest.raises(engine.CheckpointError, match=r"\(max_length, 16 tokens\) expected, got"):
+    with pytest.raises(
+        engine.CheckpointError, match=r"expected sentences padded .* \(max_length, 16 tokens\), got"
+    ):
         onnx_encoder(changed(padding="max_length"), why="a test")
 
 
@@ -185,7 +187,10 @@ def test_a_graph_that_is_none(changed: Callable[..., Path], tmp_path: Path) -> N
 
 def test_a_graph_of_other_inputs(changed: Callable[..., Path]) -> None:
     place = changed(lambda place: shutil.copy(place / "text.onnx", place / "image.onnx"))
-    with pytest.raises(engine.CheckpointError, match=r"inputs .*pixel_values.* by the manifest"):
+    with pytest.raises(
+        engine.CheckpointError,
+        match=r"expected inputs .*pixel_values.*, as the manifest says, got ",
+    ):
         onnx_encoder(place, why="a test")
 
 
@@ -236,11 +241,11 @@ def test_without_onnx_runtime_the_source_is_run(
     assert encoder.runtime == "torch"
     assert "pip install 'hivlp-engine[onnx]'" in encoder.why
     assert encoder.reference.path == str(sources["siglip2"])
-    source = Manifest.read(exports("clip")).source
+    source = ExportManifest.read(exports("clip")).source
     gone = changed(source=replace(source, path="gone/for/good"))
     with pytest.raises(engine.RuntimeUnavailable, match=r"hivlp-engine\[onnx\].*gone/for/good"):
         engine.open_encoder(gone)
-    manifest = Manifest.read(gone)
+    manifest = ExportManifest.read(gone)
     replace(manifest, source=replace(source, sha256="0" * 64)).write(gone)
     with pytest.raises(engine.CheckpointMismatch, match="the checkpoint that was exported"):
         engine.open_encoder(gone)
@@ -248,7 +253,9 @@ def test_without_onnx_runtime_the_source_is_run(
 
 def test_bfloat16_is_not_for_onnx_runtime_on_a_cpu(changed: Callable[..., Path]) -> None:
     place = changed(dtype="bf16")
-    with pytest.raises(engine.RuntimeUnavailable, match="this export is bf16"):
+    with pytest.raises(
+        engine.RuntimeUnavailable, match=r"expected an export in fp32 or fp16, .* got one in bf16"
+    ):
         onnx_encoder(place, device="cpu", why="a test")
     assert engine.open_encoder(place, device="cpu").runtime == "torch"
 

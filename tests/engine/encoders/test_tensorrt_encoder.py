@@ -12,7 +12,7 @@ import torch
 
 import engine
 from engine.encoders import tensorrt_encoder as trt_module
-from engine.encoders.manifest import Manifest
+from engine.encoders.manifest import ExportManifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import Engine, TensorRTTower
 from tests.engine.encoders.fake_tensorrt import Context, Deserialiser, engines, with_engine
@@ -24,7 +24,7 @@ def test_a_hundred_changed_bytes_never_reach_the_deserialiser(
     changed: Callable[..., Path],
 ) -> None:
     place = changed(with_engine, engines=engines("sm89"))
-    manifest, library = Manifest.read(place), Deserialiser()
+    manifest, library = ExportManifest.read(place), Deserialiser()
     whole = (place / "tower.engine").read_bytes()
     chance = np.random.default_rng(0)
     for at in chance.choice(len(whole), 100, replace=False):
@@ -38,7 +38,9 @@ def test_a_hundred_changed_bytes_never_reach_the_deserialiser(
         Engine.load(place, manifest, manifest.engines[0], library)
     assert not library.reached
     (place / "tower.engine").write_bytes(whole)
-    with pytest.raises(engine.CheckpointError, match="can run expected; it refused"):
+    with pytest.raises(
+        engine.CheckpointError, match=r"expected an engine that .* can run, got one that it refuses"
+    ):
         Engine.load(place, manifest, manifest.engines[0], library)
     assert library.reached == [whole]
 
@@ -52,7 +54,7 @@ def test_tensorrt_is_fed_and_read_as_its_interface_asks(
     for name in ("device", "stream"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
     place = exports("clip")
-    manifest = Manifest.read(place)
+    manifest = ExportManifest.read(place)
     reference = onnx_encoder(place, why="a test")
     pixels = reference.processor.pixels(images(11))
     tokens = tuple(reference.processor.tokens(SENTENCES[:9]).values())

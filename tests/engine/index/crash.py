@@ -98,7 +98,7 @@ def fault_in(place: Path, seed: int, acknowledged: int) -> str | None:
         index.verify()
         found = held_by(index)
     except IndexFormatError as error:
-        if acknowledged == 0 and "found none" in str(error):
+        if acknowledged == 0 and "got none" in str(error):
             return None
         return f"{error}"
     except AssertionError as error:

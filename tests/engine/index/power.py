@@ -150,7 +150,7 @@ def lose_power(
         index.verify()
         found = held_by(index)
     except IndexFormatError as error:
-        if acknowledged == 0 and "found none" in str(error):
+        if acknowledged == 0 and "got none" in str(error):
             return None
         return f"stopped at {stop}, {acknowledged} acknowledged: {error}"
     except (EngineError, AssertionError) as error:

@@ -275,7 +275,9 @@ def test_a_manifest_that_is_none(tmp_path: Path, content: str) -> None:
 
 
 def test_no_index_there(tmp_path: Path) -> None:
-    with pytest.raises(engine.IndexFormatError, match="found none"):
+    with pytest.raises(
+        engine.IndexFormatError, match=r"expected a directory with a manifest.json, got none"
+    ):
         engine.Retriever(tmp_path / "nothing")
     with pytest.raises(engine.InvalidArgument, match=r"verify: .*in memory only"):
         small().verify()

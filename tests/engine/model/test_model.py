@@ -166,12 +166,27 @@ def test_the_example_checkpoint_holds_what_its_configuration_says_and_no_more() 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": "none"}, "heads must be 'shared' or 'own' or 'nested'; got 'none'"),
-        ({"heads": "shared", "coarse_text_dim": 8}, "coarse_text_dim=8 needs heads='own'"),
-        ({"heads": "own", "fine_from": "backbone"}, "needs heads='own' and a backbone"),
-        ({"backbone": {"model_type": "bert"}}, "a backbone of model_type clip or siglip expected"),
-        ({"backbone": {"model_type": "clip"}, "image_neck": 8}, "image_neck 0 expected with a"),
-        ({"coarse_dim": 300}, "0 < coarse_dim <= fine_dim expected; got coarse_dim=300"),
+        (
+            {"heads": "none"},
+            "config.json: expected heads to be 'shared' or 'own' or 'nested', got 'none'",
+        ),
+        (
+            {"heads": "shared", "coarse_text_dim": 8},
+            "expected heads='own' with coarse_text_dim=8, got heads='shared'",
+        ),
+        (
+            {"heads": "own", "fine_from": "backbone"},
+            "expected heads='own' and a backbone with fine_from='backbone', got ",
+        ),
+        (
+            {"backbone": {"model_type": "bert"}},
+            "expected a backbone of model_type clip or siglip, got 'bert'",
+        ),
+        (
+            {"backbone": {"model_type": "clip"}, "image_neck": 8},
+            "expected image_neck to be 0 with a backbone, got 8",
+        ),
+        ({"coarse_dim": 300}, "expected 0 < coarse_dim <= fine_dim, got coarse_dim=300"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -58,7 +58,7 @@ TRAPS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("trap", TRAPS)
 def test_only_regular_files_are_opened(trap: str, tmp_path: Path) -> None:
     TRAPS[trap](tmp_path / "x.jpg")
-    with pytest.raises(OSError, match=f"a regular file expected, got {trap}"):
+    with pytest.raises(OSError, match=f"{trap}, not a regular file"):
         open_regular(tmp_path / "x.jpg")
     with pytest.raises(engine.ImageError, match=rf"x\.jpg: .*got {trap}"):
         read_image(tmp_path / "x.jpg")
@@ -82,7 +82,7 @@ def test_a_folder_of_traps(encoder: engine.Encoder, tmp_path: Path) -> None:
 )
 def test_a_pipe_as_a_source(name: str, encoder: engine.Encoder, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(engine.DatasetError, match="a regular file expected, got a named pipe"):
+    with pytest.raises(engine.DatasetError, match="a named pipe, not a regular file"):
         build_index([tmp_path / name], tmp_path / "index", encoder)
     if name not in ("x.npy", "x.safetensors", "x.jpg"):
         with pytest.raises(engine.DatasetError):
@@ -234,7 +234,7 @@ def test_jpegs_that_python_would_read_byte_by_byte(junk: bytes) -> None:
     started = time.process_time()
     with pytest.raises(
         engine.ImageError,
-        match="side by side expected",
+        match=r"expected a whole JPEG.*, got .*segments, or too many bytes",
     ):
         read_image(content)
     assert time.process_time() - started < 5
@@ -250,7 +250,8 @@ def test_scans_of_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     scans = content.count(b"\xff\xda")
     monkeypatch.setattr(images, "MAX_SCANNED", 64 * 64 * scans - 1)
     with pytest.raises(
-        engine.ImageError, match=rf"pixels times scans expected, got 64x64 in {scans}"
+        engine.ImageError,
+        match=rf"expected a JPEG of at most .* pixels times scans, got 64x64 in {scans}",
     ):
         read_image(content)
     monkeypatch.setattr(images, "MAX_SCANNED", 64 * 64 * scans)
@@ -281,7 +282,10 @@ BOMB = tiff(
 def test_exif_whose_values_lie_over_each_other(kind: str) -> None:
     started = time.process_time()
     if kind == "jpeg":
-        with pytest.raises(engine.ImageError, match="EXIF of at most 16,777,216 bytes expected"):
+        with pytest.raises(
+            engine.ImageError,
+            match=r"expected a whole JPEG.*, got EXIF of more than 16,777,216 bytes",
+        ):
             read_image(stuffed(jpeg(), exif_segments(BOMB)))
     elif kind == "png":
         pixels = np.zeros((4, 4, 3), dtype=np.uint8)
@@ -296,7 +300,9 @@ def test_exif_whose_values_lie_over_each_other(kind: str) -> None:
 def test_a_png_of_a_million_chunks() -> None:
     pixels = np.zeros((4, 4, 3), dtype=np.uint8)
     started = time.process_time()
-    with pytest.raises(engine.ImageError, match="at most 100,000 chunks expected, got more"):
+    with pytest.raises(
+        engine.ImageError, match=r"expected a whole JPEG.*, got more than 100,000 chunks"
+    ):
         read_image(png(pixels, RGB, before=chunk(b"abCd", b"") * 1_000_000))
     assert time.process_time() - started < 5
     assert read_image(png(pixels, RGB, before=chunk(b"abCd", b"") * 1000)).size == (4, 4)
@@ -362,9 +368,9 @@ def npy(file: Path, head: str) -> Path:
 )
 def test_hostile_headers_of_npy(head: str, tmp_path: Path) -> None:
     npy(tmp_path / "image.npy", head)
-    with pytest.raises(engine.DatasetError, match="expected an array of floats"):
+    with pytest.raises(engine.DatasetError, match=r"expected an array of floats in .npy, got "):
         build_index([tmp_path / "image.npy"], tmp_path / "index")
-    with pytest.raises(engine.DatasetError, match="expected an array of floats"):
+    with pytest.raises(engine.DatasetError, match=r"expected an array of floats in .npy, got "):
         read_vectors(tmp_path)
 
 

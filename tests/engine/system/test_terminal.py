@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 import engine
 from engine.__main__ import main
-from engine.cli.commands import _listed, app
+from engine.cli.commands import app
+from engine.cli.search import listed
 from engine.progress import progress
 from engine.result import Hit
 from engine.system.terminal import as_json, brief, visible
@@ -37,8 +38,9 @@ def test_json_is_json_on_any_terminal(encoding: str, monkeypatch: pytest.MonkeyP
     stdout: Any = Stdout()
     stdout.encoding = encoding
     monkeypatch.setattr(sys, "stdout", stdout)
-    text = as_json({"é": HOSTILE, "emoji": "👍\U000e0001"})
-    assert json.loads(text) == {"é": HOSTILE, "emoji": "👍\U000e0001"}
+    text = as_json({"é": HOSTILE, "emoji": "👍\U000e0001", "none": float("nan")})
+    assert json.loads(text) == {"é": HOSTILE, "emoji": "👍\U000e0001", "none": None}
+    assert ("é" in text) == (encoding == "utf-8")
     assert text.isprintable()
     assert text.isascii() == (encoding == "ascii")
     assert ("👍" in text) == (encoding == "utf-8")
@@ -102,8 +104,8 @@ def test_an_output_that_cannot_say_it(hostile_index: Path, monkeypatch: pytest.M
     [(5, "  5"), ("a cake", "  a cake"), ({"en": "x"}, "  {'en': 'x'}"), ([], ""), (["a"], "  a")],
 )
 def test_captions_of_any_kind(captions: Any, shown: str) -> None:
-    assert _listed(Hit("a", 0.5, {"captions": captions})) == f"   0.5000  a{shown}"
-    assert _listed(Hit("a", 0.5)) == "   0.5000  a"
+    assert listed(Hit("a", 0.5, {"captions": captions})) == f"   0.5000  a{shown}"
+    assert listed(Hit("a", 0.5)) == "   0.5000  a"
 
 
 def test_errors_are_shown_as_they_are(

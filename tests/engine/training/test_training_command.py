@@ -82,21 +82,29 @@ def test_what_the_command_refuses(
 ) -> None:
     out = tmp_path / "out"
     for arguments, error, message in (
-        ([*small_run, "--batch-size", 7], engine.DatasetError, "at most the 6 concepts"),
+        (
+            [*small_run, "--batch-size", 7],
+            engine.DatasetError,
+            "batch_size: expected at most the 6 concepts of the data set, got 7",
+        ),
         (
             ["--batch-size", 4],
             engine.InvalidArgument,
             "Give --image-weights FILE or --checkpoint DIRECTORY",
         ),
         ([*small_run, "--checkpoint", "x"], engine.InvalidArgument, "got both"),
-        ([*small_run, "--validation", "train"], engine.DatasetError, "found 12 pictures in both"),
+        (
+            [*small_run, "--validation", "train"],
+            engine.DatasetError,
+            "validation: expected a part that is not trained on, got train, with 12 pictures",
+        ),
         ([*small_run, "--validation", "1.5"], engine.InvalidArgument, "a share between 0 and 1"),
         ([*small_run, "--hard", 6], engine.InvalidArgument, "less than the 6 concepts"),
         ([*small_run, "--steps", 0], engine.InvalidArgument, "steps: expected at least 1"),
         (
             ["--batch-size", 4, "--image-weights", tiny_dataset / "captions.jsonl"],
             engine.CheckpointError,
-            "EfficientNet-Lite0 weights in safetensors expected",
+            "captions.jsonl: expected EfficientNet-Lite0 weights in safetensors, got ",
         ),
     ):
         result = command(tiny_dataset, "-o", out, *arguments)

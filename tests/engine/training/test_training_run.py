@@ -255,7 +255,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_nothing_published(
         return own(*given, **named) * (float("nan") if len(calls) == 6 else 1.0)
 
     monkeypatch.setattr(trainer_module, "hierarchical_loss", loss)
-    with pytest.raises(engine.errors.TrainingError, match="expected at step 6, got nan"):
+    with pytest.raises(
+        engine.errors.TrainingError, match="loss: expected a finite number at step 6, got nan"
+    ):
         run()
     assert not (tmp_path / "out").exists()
 
@@ -272,7 +274,9 @@ def test_a_model_whose_vectors_are_no_numbers_is_not_published(
         own(start, *given)
 
     monkeypatch.setattr(run_module, "publish", publish)
-    with pytest.raises(engine.errors.TrainingError, match="vectors: finite numbers expected"):
+    with pytest.raises(
+        engine.errors.TrainingError, match=r"vectors: expected finite numbers .* got NaN"
+    ):
         run()
     assert [path.name for path in tmp_path.iterdir()] == ["out.state"]
 
@@ -307,7 +311,7 @@ def broken_example(folder: Path, number: int = 0) -> Example:
     ("kept", "broken", "changes", "options", "message"),
     [
         (12, 1, {}, {}, "broken 0"),
-        (0, 4, {}, {"skipped": []}, "some that can be read expected, got none"),
+        (0, 4, {}, {"skipped": []}, "pictures: expected some that can be read, got none"),
         (1, 3, {}, {"skipped": []}, "at most the 1 concepts"),
         (12, 1, {"hard": 6}, {"skipped": []}, "hard: expected less than the 6"),
         (12, 0, {}, {"validation": True}, "broken 9"),

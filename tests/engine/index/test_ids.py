@@ -55,6 +55,11 @@ def test_ids_and_metadata_of_rows(
                 held.ids_at(np.array(wrong))
 
 
+def test_an_index_is_shown_in_one_line() -> None:
+    index = in_segments([1, 2, 3], [None] * 3, [1, 2])
+    assert repr(index) == "Index(N=3, coarse=3xfloat32, fine=3xfloat32, bytes=72)"
+
+
 def test_strings_too_long_to_be_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strings, "PIECE_BYTES", 150)
     held, rows = Strings.of(WORDS), np.array([6, 8, 0, 6, 3])

@@ -38,7 +38,7 @@ from engine.index.manifest import (
 from engine.index.segment import Segment
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Index(Contents):
     """All items of a collection: `Contents` says what they are and how to read them."""
 

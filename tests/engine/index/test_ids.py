@@ -55,6 +55,11 @@ def test_ids_and_metadata_of_rows(
                 held.ids_at(np.array(wrong))
 
 
+def test_an_index_is_shown_in_one_line() -> None:
+    index = in_segments([1, 2, 3], [None] * 3, [1, 2])
+    assert repr(index) == "Index(N=3, coarse=3xfloat32, fine=3xfloat32, bytes=72)"
+
+
 def test_strings_too_long_to_be_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strings, "PIECE_BYTES", 150)
     held, rows = Strings.of(WORDS), np.array([6, 8, 0, 6, 3])
@@ -74,23 +79,26 @@ def test_a_result_gives_each_query_its_own_ids() -> None:
     ]
 
 
-BAD_STRINGS: dict[str, tuple[bytes, list[int]]] = {
-    "no UTF-8": (b"ab\xffcd", [2, 3, 5]),
-    "a letter in two strings": ("aéb".encode(), [2, 3, 4]),
-    "ends that fall": (b"abcdef", [4, 2, 6]),
-    "an end beyond the text": (b"abc", [1, 2, 9]),
-    "an end below it": (b"abc", [-5, 2, 3]),
-    "an end that overflows": (b"abc", [1, -(2**63), 3]),
+BAD_STRINGS: dict[
+    str, tuple[bytes, list[int], int]
+] = {  # the text, the ends, and a row that is damaged
+    "no UTF-8": (b"ab\xffcd", [2, 3, 5], 1),
+    "a letter in two strings": ("aéb".encode(), [2, 3, 4], 1),
+    "ends that fall": (b"abcdef", [4, 2, 6], 1),
+    "an end beyond the text": (b"abc", [1, 2, 9], 2),
+    "an end below it": (b"abc", [-5, 2, 3], 1),
+    "an end that overflows": (b"abc", [1, -(2**63), 3], 2),
 }
 
 
 @pytest.mark.parametrize("fault", BAD_STRINGS)
 def test_damaged_strings_are_refused(fault: str) -> None:
-    text, ends = BAD_STRINGS[fault]
+    text, ends, row = BAD_STRINGS[fault]
     held = Strings(np.frombuffer(text, np.uint8), np.array(ends))
     index = in_segments(["x", "y", "z"], [None] * 3, [3])
     damaged = replace(index, segments=(replace(index.segments[0], ids=held),))
-    with pytest.raises(engine.IndexFormatError, match="strings of an index: UTF-8"):
-        damaged.ids_at(np.array([0, 1, 2]))
-    with pytest.raises(engine.IndexFormatError, match="strings of an index: UTF-8"):
-        list(held.take(np.array([0, 1, 2])))
+    for rows in ([row], [0, 1, 2]):
+        with pytest.raises(engine.IndexFormatError, match="strings of an index: UTF-8"):
+            damaged.ids_at(np.array(rows))
+        with pytest.raises(engine.IndexFormatError, match="strings of an index: UTF-8"):
+            list(held.take(np.array(rows)))

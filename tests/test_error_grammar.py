@@ -23,22 +23,6 @@ ROOT = Path(__file__).parent.parent
 PARTS = {"expected", "got", "remedy"}
 # Where classes of the tree are defined: `cls(…)` and `super().__init__(…)` build them there.
 DEFINITIONS = ("kernels/errors.py", "engine/errors.py", "export/errors.py")
-# Files whose errors are still one sentence each. This list only gets shorter.
-TO_DO = (
-    "engine/building/build.py",
-    "engine/building/rows.py",
-    "engine/building/sources.py",
-    "engine/building/vectors.py",
-    "engine/dataset/__init__.py",
-    "engine/dataset/examples.py",
-    "engine/dataset/karpathy.py",
-    "engine/dataset/tables.py",
-    "engine/dataset/tars.py",
-    "engine/evaluation/command.py",
-    "engine/evaluation/pool.py",
-    "engine/evaluation/vector_files.py",
-    "engine/reading/separated.py",
-)
 
 
 def tree(root: type[EngineError] = EngineError) -> Iterator[type[EngineError]]:
@@ -99,15 +83,9 @@ def _files() -> list[str]:
     return sorted(str(file.relative_to(ROOT)) for file in files)
 
 
-@pytest.mark.parametrize("file", [f for f in _files() if f not in (*DEFINITIONS, *TO_DO)])
+@pytest.mark.parametrize("file", [f for f in _files() if f not in DEFINITIONS])
 def test_errors_are_built_from_four_parts(file: str) -> None:
     assert not faults((ROOT / file).read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("file", TO_DO)
-def test_what_is_to_do_is_not_done_yet(file: str) -> None:
-    """So that a file leaves the list when it is done."""
-    assert not (ROOT / file).exists() or faults((ROOT / file).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,12 @@ def index_folder(folder: Path, encoder: Encoder) -> Retriever:
         for source, _ in found:
             for block in _blocks(source, 0, 0, encoder, pool, lambda _, ids: [False] * len(ids)):
                 if block.skipped:
-                    raise DatasetError(f"{block.skipped[0].place}: {block.skipped[0].why}")
+                    raise DatasetError(
+                        block.skipped[0].place,
+                        expected="a record that can be used",
+                        got=block.skipped[0].why,
+                        remedy="Mend it, or take it out.",
+                    )
                 gathered.take(block, source, None, kinds)
                 advance(block.taken)
     metadata = gathered.metadata if any(gathered.metadata) else None
@@ -276,7 +281,7 @@ class _Build:
                 f"none; left out: {reached.skipped:,}, see {self.listing}",
                 f"The first: {self.first_why or 'none'}",
             )
-            raise DatasetError(f"{self.output}: {fault}")
+            raise fault.at(self.output)
         self.state.finish()
         if not reached.skipped:
             self.listing.unlink(missing_ok=True)

@@ -161,7 +161,7 @@ class Vectors:
         if fine_name not in tables:
             expected = 'a tensor "fine", "image", or only one tensor'
             fault = Fault(expected, f"{sorted(tables)!r:.200}", "Rename the tensor of the vectors.")
-            raise DatasetError(f"{self.path}: {fault}")
+            raise fault.at(self.path)
         fine = tables[fine_name].checked()
         coarse = tables.get(coarse_name) if len(tables) > 1 else None
         if coarse is not None and len(coarse.checked()) != len(fine):
@@ -170,7 +170,7 @@ class Vectors:
                 f"{len(coarse)}",
                 "Save both anew.",
             )
-            raise DatasetError(f"{self.path}: {fault}")
+            raise fault.at(self.path)
         return fine, coarse
 
 
@@ -208,7 +208,7 @@ def open_sources(paths: Sequence[Path]) -> list[Source]:
             f"{sorted(names)}",
             "Give the folder above them.",
         )
-        raise DatasetError(f"sources: {fault}")
+        raise fault.at("sources")
     several = len(folders) > 1
     return [source for path in paths for source in _open(path, several)]
 
@@ -225,7 +225,7 @@ def _open(path: Path, several: bool) -> list[Source]:
         return _open_folder(path, f"{path.resolve().name}/" if several else "")
     if not path.exists():
         fault = Fault("a folder or file to index", "nothing", "Mend the path.")
-        raise DatasetError(f"{path}: {fault}")
+        raise fault.at(path)
     suffix = path.suffix.lower()
     if suffix == ".tar":
         return [Pictures(Tar(path))]
@@ -236,7 +236,7 @@ def _open(path: Path, several: bool) -> list[Source]:
     if suffix in TABLES:
         return [Pictures(TABLES[suffix](path, None))]
     fault = Fault(", ".join(KINDS), repr(suffix or "no suffix"), "Convert it to one of these.")
-    raise DatasetError(f"{path}: {fault}")
+    raise fault.at(path)
 
 
 def _open_folder(path: Path, prefix: str) -> list[Source]:
@@ -253,7 +253,7 @@ def _open_folder(path: Path, prefix: str) -> list[Source]:
         return [folder]  # which says why there is none
     if not files:
         fault = Fault(f"images ({', '.join(SUFFIXES)})", "none", "Give another folder.")
-        raise DatasetError(f"{path}: {fault}")
+        raise fault.at(path)
     return [source for file in files for source in _open(file, False)]
 
 
@@ -278,7 +278,7 @@ def check_dims(sources: Sequence[Source], encoder: Encoder | None) -> None:
                     f"{source.dims}",
                     "Index them apart.",
                 )
-                raise DatasetError(f"{source.path}: {fault}")
+                raise fault.at(source.path)
             expected, by = source.dims, str(source.path)
 
 

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.dataset.examples import COLUMNS, Example, Picture, Skipped, gather
-from engine.errors import DatasetError
 from engine.reading.karpathy import Karpathy
 from engine.reading.parquet import Parquet
 from engine.reading.records import Fault, Record
@@ -67,7 +66,7 @@ def read_dataset(
         asked = "pictures" + ("" if part is None else f" of part {part!r}{of_split}")
         got = f"none that can be used; {len(skipped)} were left out" if skipped else "none"
         remedy = "Name another source." if part is None else "Name another part, split or source."
-        raise DatasetError(f"{source}: {Fault(asked, got, remedy)}")
+        raise Fault(asked, got, remedy).at(source)
     return examples
 
 
@@ -78,7 +77,7 @@ def _records(source: Path, folder: Path | None) -> Iterator[Record]:
         files = sorted(source.glob("*.tar")) if file is None else [file]
     if not files:
         expected = f"a captions file (captions{', '.join(TABLES)}) or *.tar in the folder"
-        raise DatasetError(f"{source}: {Fault(expected, 'none', 'Name the captions file.')}")
+        raise Fault(expected, "none", "Name the captions file.").at(source)
     for file in files:
         yield from _opened(file, folder).records()
 
@@ -88,9 +87,9 @@ def _opened(file: Path, folder: Path | None) -> Source:
     if suffix not in _FORMATS:
         expected = f"a folder or a file of kind {', '.join(_FORMATS)}"
         fault = Fault(expected, repr(suffix or "none"), "Name a source of these kinds.")
-        raise DatasetError(f"{file}: {fault}")
+        raise fault.at(file)
     if not file.exists():
-        raise DatasetError(f"{file}: {Fault('a captions file', 'nothing', 'Mend the path.')}")
+        raise Fault("a captions file", "nothing", "Mend the path.").at(file)
     if suffix == ".tar":
         return Tar(file)
     if suffix == ".json":

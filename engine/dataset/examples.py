@@ -61,7 +61,7 @@ def gather(
                 f"{concept!r} after {known.concept!r}",
                 "Give all of its rows the same.",
             )
-            raise DatasetError(f"{record.place}: {fault}")
+            raise fault.at(record.place)
         said = known.captions if known is not None else ()
         found[image] = Example(image, (*said, *record.captions), concept)
     return list(found.values())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from engine.dataset import Example, Skipped, read_dataset
 from engine.encoders import open_encoder
-from engine.errors import DatasetError, InvalidArgument
+from engine.errors import InvalidArgument
 from engine.evaluation import plot
 from engine.evaluation.pool import Pool, asking_rows, encode_pool
 from engine.evaluation.report import Report
@@ -58,7 +58,7 @@ class Request:
             sha256, pool = self._encoded_pool(skipped)
         if not pool.asking.any():
             fault = Fault(f"pictures of part {self.part!r}", "none", "Name another part.")
-            raise DatasetError(f"{self.dataset}: {fault}")
+            raise fault.at(self.dataset)
         if self.save_vectors is not None:
             write_vectors(pool, self.save_vectors)
         if self.captions == "first":

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.embeddings import Embeddings
-from engine.errors import DatasetError
 from engine.evaluation.pool import Pool
 from engine.index import check_vectors
 from engine.queries.batch import as_vectors
@@ -41,7 +40,7 @@ def read_vectors(path: Path, *, normalize: bool = False) -> tuple[Embeddings, Em
         fault = Fault(
             f"vectors called {' and '.join(sorted(missing))}", f"{sorted(tables)}", "Add them."
         )
-        raise DatasetError(f"{path}: {fault}")
+        raise fault.at(path)
     vectors: dict[str, Tensor] = {}
     for name, table in tables.items():
         tensor = as_vectors(name, table.checked()[:])

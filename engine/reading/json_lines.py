@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
-from engine.errors import DatasetError
 from engine.reading.records import Fault, Record, decoded, named_picture, row_name
 from engine.system.files import MAX_LINE, bounded_lines, open_regular
 from engine.system.terminal import brief
@@ -39,7 +38,7 @@ class JsonLines:
                         yield _record(f"{self.path}:{number}", number, line, folder)
         except OSError as error:
             fault = Fault("a file in JSON lines", str(error), "Give one that can be read.")
-            raise DatasetError(f"{self.path}: {fault}") from None
+            raise fault.at(self.path) from None
 
 
 def _record(place: str, number: int, line: str | None, folder: Path) -> Record:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import DatasetError
 from engine.reading.records import IMAGE, Fault, Record, named_picture, row_name
 from engine.system.files import open_regular
 
@@ -47,7 +46,7 @@ class Karpathy:
                 repr(error),
                 "Give one of Karpathy's files, or a captions file.",
             )
-            raise DatasetError(f"{self.path}: {fault}") from None
+            raise fault.at(self.path) from None
         for number, about in pictures:
             place = f"{self.path}: images[{number}]"
             try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import DatasetError, MissingPackage
+from engine.errors import MissingPackage
 from engine.images import MAX_BYTES
 from engine.reading.arrow_rows import python_rows
 from engine.reading.records import IMAGE, Fault, Record, described, leaves, named_picture, row_name
@@ -84,7 +84,7 @@ class Parquet:
         if len(held) != 1:
             expected = f'a column "{IMAGE}", or one column of bytes'
             fault = Fault(expected, f"{list(self._types)}", "Rename the column of the pictures.")
-            raise DatasetError(f"{self.path}: {fault}")
+            raise fault.at(self.path)
         return held[0]
 
     @cached_property
@@ -152,7 +152,7 @@ def opened_parquet(file: Path) -> Any:
         return parquet.ParquetFile(file, buffer_size=1 << 20)
     except (OSError, ArrowException) as error:
         fault = Fault("a file in Parquet", str(error), "Copy it again, or write it anew.")
-        raise DatasetError(f"{file}: {fault}") from None
+        raise fault.at(file) from None
 
 
 def parquet_rows(

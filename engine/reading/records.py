@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from engine.errors import DatasetError
 from engine.reading.arrow_rows import MAX_TEXT
 from engine.system.files import Member
 from engine.system.terminal import brief
@@ -26,6 +27,10 @@ class Fault:
 
     def __str__(self) -> str:
         return f"expected {self.expected}, got {self.got}. {self.remedy}"
+
+    def at(self, place: object) -> DatasetError:
+        """The error for those who cannot go on without what is at `place`."""
+        return DatasetError(str(place), expected=self.expected, got=self.got, remedy=self.remedy)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
-from engine.errors import DatasetError
 from engine.images import OTHER_SUFFIXES, SUFFIXES
 from engine.reading.records import IMAGE, Fault, Record, decoded, named_picture, row_name
 from engine.system.files import MAX_LINE, bounded_lines, open_regular
@@ -46,7 +45,7 @@ class Separated:
                 yield from self._rows(_Lines(bounded_lines(text)))
         except OSError as error:
             fault = Fault("a file in CSV or TSV", str(error), "Give one that can be read.")
-            raise DatasetError(f"{self.path}: {fault}") from None
+            raise fault.at(self.path) from None
 
     def _rows(self, lines: "_Lines") -> Iterator[Record]:
         read = _tabs if self.path.suffix.lower() == ".tsv" else _commas
@@ -59,7 +58,7 @@ class Separated:
                 f"{names!r:.200}",
                 "Write it as the first line.",
             )
-            raise DatasetError(f"{self.path}:1: {fault}")
+            raise fault.at(f"{self.path}:1")
         bad = 0
         while (line := lines.peek()) is not None and bad < MAX_FAULTS:
             found = read(lines, names)

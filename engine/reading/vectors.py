@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import DatasetError
 from engine.reading.parquet import opened_parquet, parquet_rows
 from engine.reading.records import Fault
 from engine.system.files import check_regular
@@ -45,7 +44,7 @@ class Table:
         """Itself; DatasetError where it is not vectors, `[N, D]`."""
         if len(self.shape) != 2 or not self.dim:
             fault = Fault("vectors of shape [N, D]", f"{list(self.shape)}", "Save them like that.")
-            raise DatasetError(f"{self.file}: {fault}")
+            raise fault.at(self.file)
         return self
 
 
@@ -75,8 +74,8 @@ def _npy(file: Path) -> Table:
         *(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError),
         *(TypeError, OverflowError, RecursionError, MemoryError),
     ) as error:
-        fault = Fault("an array of floats", str(error), "Write it with numpy.save.")
-        raise DatasetError(f"{file}: {fault}") from None
+        fault = Fault("an array of floats in .npy", str(error), "Write it with numpy.save.")
+        raise fault.at(file) from None
     return Table(file, array, array.shape)
 
 
@@ -90,7 +89,7 @@ def _safetensors(file: Path) -> dict[str, Table]:
         slices = {name: opened.get_slice(name) for name in names}  # type: ignore[no-untyped-call]
     except (OSError, SafetensorError) as error:
         fault = Fault("vectors in safetensors", str(error), "Copy the file again.")
-        raise DatasetError(f"{file}: {fault}") from None
+        raise fault.at(file) from None
     return {name: Table(file, held, tuple(held.get_shape())) for name, held in slices.items()}
 
 
@@ -132,7 +131,7 @@ class ClipRetrieval:
                 f"{sorted(vectors)} and {sorted(metadata)}",
                 "Add the files that lack.",
             )
-            raise DatasetError(f"{self.path}: {fault}")
+            raise fault.at(self.path)
         return [(vectors[number], metadata[number]) for number in sorted(vectors)]
 
     def count(self) -> int:
@@ -144,7 +143,7 @@ class ClipRetrieval:
                 found = opened.metadata.num_rows
             if found != rows:
                 fault = Fault(f"{rows:,} rows, one a vector", f"{found:,}", "Write them anew.")
-                raise DatasetError(f"{metadata}: {fault}")
+                raise fault.at(metadata)
             count += rows
         return count
 
@@ -161,7 +160,7 @@ class ClipRetrieval:
                 values: list[dict[str, Any]] = []
                 for found in islice(rows, len(vectors)):
                     if isinstance(found, Fault):
-                        raise DatasetError(f"{metadata}, row {at + len(values) + 1}: {found}")
+                        raise found.at(f"{metadata}, row {at + len(values) + 1}")
                     values.append(found)
                 yield Described(file, at, vectors, values)
             start = 0

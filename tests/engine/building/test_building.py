@@ -141,7 +141,7 @@ def test_nothing_can_be_read(encoder: engine.Encoder, tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a.png").write_bytes(b"no")
     with pytest.raises(
         engine.DatasetError,
-        match=r"something can be indexed, got none; left out: 1, .*a\.png: a JPEG",
+        match=r"something can be indexed, got none; left out: 1, .*a\.png: expected a JPEG",
     ):
         build_index([tmp_path / "pictures"], tmp_path / "index", encoder)
     assert not (tmp_path / "index").exists()

@@ -351,7 +351,7 @@ def test_pictures_that_cannot_be_read(four: list[Example]) -> None:
     assert "1.png" in skipped[0]
     assert pool.owners.tolist() == [0, 0, 1, 1, 2, 2]
     assert evaluate(pool).recalls[FINE].average == 100
-    with pytest.raises(engine.DatasetError, match="pictures that can be read expected"):
+    with pytest.raises(engine.DatasetError, match="expected pictures that can be read"):
         encode_pool(Spelling(), [four[1]], [])  # type: ignore[arg-type]
 
 

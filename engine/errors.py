@@ -145,15 +145,6 @@ class ImageError(EngineError, ValueError):
 class DatasetError(EngineError, ValueError):
     """A folder of pictures or a captions file that cannot be used."""
 
-    # Until every room gives the four parts (tests/test_error_grammar.py, TO_DO), one sentence will do.
-    def __init__(
-        self, argument: str, *, expected: str = "", got: str = "", remedy: str = ""
-    ) -> None:
-        super().__init__(argument, expected=expected, got=got, remedy=remedy)
-
-    def __str__(self) -> str:
-        return super().__str__() if self.expected else self.argument
-
 
 class TrainingError(EngineError, RuntimeError):
     """A training run that went wrong: its loss or its vectors are no numbers. Nothing was published."""

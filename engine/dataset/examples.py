@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from engine.errors import DatasetError
 from engine.reading.records import Fault, Record, mended
 from engine.system.files import Member
 from engine.system.terminal import brief
@@ -133,7 +132,7 @@ def _concept(record: Record) -> str:
 
 
 def _note(record: Record, fault: Fault, skipped: Skipped | None) -> None:
-    message = f"{record.place}: {fault}"
+    error = fault.at(record.place)
     if skipped is None:
-        raise DatasetError(message)
-    skipped.append(message)
+        raise error
+    skipped.append(str(error))

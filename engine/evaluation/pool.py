@@ -119,7 +119,10 @@ def encode_pool(
             advance(min(CHUNK, len(examples) - start))
     if not kept:
         raise DatasetError(
-            "examples: expected pictures that can be read, got none. Mend the files, or name another part."
+            "examples",
+            expected="pictures that can be read",
+            got="none",
+            remedy="Mend the files, or name another part.",
         )
     texts = [text for example in kept for text in example.captions]
     with progress("encoding captions", len(texts)) as advance:

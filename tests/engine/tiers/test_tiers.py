@@ -221,6 +221,7 @@ def test_int8_of_zeros_and_of_nothing() -> None:
         assert how is not None
         assert torch.equal(rounded, coarse.to(torch.int8))
         assert torch.equal(queries_to_int8(coarse)[0], rounded)
+        assert (how.clipped, how.recall) == (0, 1.0)
 
 
 def test_bfloat16_bits() -> None:

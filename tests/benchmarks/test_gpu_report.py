@@ -259,7 +259,8 @@ def test_a_runtime_that_is_missing_is_listed(
     for case in found:
         assert case["runtimes"]["torch"]["runs"] >= 3
         assert case["runtimes"]["ONNX Runtime"] == {
-            "not_installed": "Exporting needs onnx: pip install 'hivlp-engine[onnx]'"
+            "not_installed": "onnx: expected this package to be installed, got none. "
+            "Exporting needs it: pip install 'hivlp-engine[onnx]'"
         }
     assert "ONNX" not in encoders.table(found)
 

@@ -103,7 +103,7 @@ def test_a_run_writes_a_checkpoint_that_opens_and_says_how_it_was_made(
     assert facts["heads"] == "own"
     assert facts["learning_rate"] == 3e-3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-    with pytest.raises(engine.CheckpointError, match="a free place for the checkpoint expected"):
+    with pytest.raises(engine.CheckpointError, match="expected a name that is not taken"):
         run()
     assert weights["text_tower.weight"].std() > 0.015
 
@@ -297,7 +297,7 @@ def test_a_run_that_ended_before_it_had_begun_leaves_nothing_in_the_way(
     other = side_directory(tmp_path / "other")
     other.mkdir()
     (other / "mine").write_text("")
-    with pytest.raises(engine.CheckpointError, match="found the state of one"):
+    with pytest.raises(engine.CheckpointError, match="got the state of one"):
         run(name="other")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.machine import THREADS, about
 from benchmarks.timing import percentiles, take_turns
+from benchmarks.units import units
 from engine.coarse.rounding import LARGEST, queries_to_int8, to_int8
 from kernels import coarse_topk, rerank_topk
 
@@ -50,11 +51,6 @@ def main() -> None:
     print(f"wrote {arguments.out}")
 
 
-def unit(count: int, width: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator))
-
-
 def timed(searches: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
     """Milliseconds of each search, as percentiles."""
     return {
@@ -71,7 +67,7 @@ def agreement(rows: Tensor, truth: Tensor) -> float:
 
 
 def coarse_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]]:
-    items, queries = unit(count, D, 0), unit(max(batches), D, 1)
+    items, queries = units(count, D, seed=0), units(max(batches), D, seed=1)
     stored, asked = items.bfloat16(), queries.bfloat16()
     flat = faiss_index(items)
     rounded = to_int8(items, float(items.abs().max()) / LARGEST)
@@ -131,7 +127,7 @@ def faiss_index(items: Tensor) -> Callable[[Tensor], Tensor] | None:
 
 def rerank_cases(count: int, batches: tuple[int, ...]) -> list[dict[str, object]]:
     width, rows = 768, min(count, 1 << 18)
-    items, queries = unit(rows, width, 2).half(), unit(max(batches), width, 3).half()
+    items, queries = units(rows, width, seed=2).half(), units(max(batches), width, seed=3).half()
     generator = torch.Generator().manual_seed(4)
     cases: list[dict[str, object]] = []
     for batch in batches:

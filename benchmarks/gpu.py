@@ -35,6 +35,7 @@ from benchmarks import gpu_search, kernel_audit
 from benchmarks.machine import about
 from benchmarks.peers import COARSE_PEERS, RERANK_PEERS, outcome
 from benchmarks.timing import ceilings, milliseconds, percentiles, replayed
+from benchmarks.units import units
 from kernels import TopK, available_backends, coarse_topk, rerank_topk
 from kernels.score import score_pairs
 
@@ -77,17 +78,6 @@ def shapes(dry: bool) -> list[Shape]:
 # ------------------------------------------------------------------ one shape
 
 
-def units(count: int, d: int, device: torch.device, seed: int) -> Tensor:
-    """Random float16 rows of unit length, made in parts."""
-    generator = torch.Generator(device=device).manual_seed(seed)
-    made = torch.empty(count, d, dtype=torch.float16, device=device)
-    for start in range(0, count, 1 << 21):
-        part = made[start : start + (1 << 21)]
-        values = torch.randn(part.shape, generator=generator, device=device)
-        part.copy_(torch.nn.functional.normalize(values, dim=1))
-    return made
-
-
 def fault(found: TopK, queries: Tensor, items: Tensor, k: int) -> str:
     """Why a coarse result cannot be right, or "": checked against the chunked product.
 
@@ -127,7 +117,7 @@ class Inputs:
 def prepare(shape: Shape, items: Tensor) -> Inputs:
     """Queries near some of the items, and candidates."""
     device = items.device
-    queries = units(shape.batch, shape.d, device, seed=1)
+    queries = units(shape.batch, shape.d, dtype=torch.float16, device=device, seed=1)
     candidates = None
     if shape.op == "rerank":
         generator = torch.Generator(device=device).manual_seed(2)
@@ -231,7 +221,10 @@ def corpora(todo: list[Shape], device: torch.device) -> Iterator[tuple[Shape, Te
         count = shape.count if shape.op == "coarse" else 1_000_000 if shape.count >= 128 else 100
         if held is None or held[0] != (count, shape.d):
             held = None
-            held = (count, shape.d), units(count, shape.d, device, seed=0)
+            held = (
+                (count, shape.d),
+                units(count, shape.d, dtype=torch.float16, device=device, seed=0),
+            )
         yield shape, held[1]
 
 

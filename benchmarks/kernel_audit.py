@@ -34,7 +34,7 @@ import torch
 
 from kernels.backends import triton_max_d
 
-__all__ = ["ARCHES", "Case", "Launch", "Report", "audit", "case_launches", "compile_all", "compile_launch",
+__all__ = ["ARCHES", "Case", "Launch", "Inspection", "audit", "case_launches", "compile_all", "compile_launch",
            "discover", "launches", "launches_of", "main"]  # fmt: skip
 
 ARCHES = {"sm_80": (8, 0), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
@@ -107,7 +107,7 @@ class Launch:
 
 
 @dataclass
-class Report:
+class Inspection:
     """What the compiled code says of one launch on one architecture."""
 
     arch: str
@@ -357,12 +357,12 @@ def _predict(
     return best / floor, (memory + maxima + multiply + issue) / floor
 
 
-def examine(launch: Launch, arch: str) -> Report:
+def examine(launch: Launch, arch: str) -> Inspection:
     """Compiles one launch for one architecture and reads its machine code."""
     case, constants = launch.case, dict(launch.constants)
     shape = f"B{case.batch} {'C' if case.op == 'rerank' else 'N'}{case.count} d{case.d} k{case.k}"
     shape += f" mask{case.mask}" if case.mask else ""
-    report = Report(arch, launch.name, launch.dtype, shape)
+    report = Inspection(arch, launch.name, launch.dtype, shape)
     try:
         compiled = compile_launch(launch, ARCHES[arch])
     except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the finding
@@ -395,11 +395,11 @@ def examine(launch: Launch, arch: str) -> Report:
     return report
 
 
-def _examine(job: tuple[Launch, str]) -> Report:
+def _examine(job: tuple[Launch, str]) -> Inspection:
     return examine(*job)
 
 
-def audit(arches: list[str], quick: bool = False, workers: int = 2) -> list[Report]:
+def audit(arches: list[str], quick: bool = False, workers: int = 2) -> list[Inspection]:
     """Every launch on every architecture, in order."""
     jobs = [
         (launch, arch)
@@ -414,7 +414,7 @@ def audit(arches: list[str], quick: bool = False, workers: int = 2) -> list[Repo
         return list(pool.map(_examine, jobs, chunksize=4))
 
 
-def _table(reports: list[Report]) -> str:
+def _table(reports: list[Inspection]) -> str:
     head = ("arch", "kernel", "dtype", "shape", "regs", "spill", "smem", "mma", "ins/score",
             "d/16", "x floor (best-worst)", "fault")  # fmt: skip
     lines = [head]

@@ -29,12 +29,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from benchmarks.machine import ROOT, THREADS
 from benchmarks.rows import Row, Rows, markdown, origins
 from benchmarks.timing import percentiles, take_turns
+from benchmarks.units import units
 from engine import Retriever
 from engine.tiers.plan import SHARE, Plan
 from kernels import coarse_topk, rerank_topk
@@ -44,7 +43,6 @@ QUICK_RESULTS = ROOT / "build" / "benchmarks" / "scaling.json"
 BATCHES, DIMS, CANDIDATES = (1, 8, 32), (16, 32, 64), (128, 512)
 K, FINE, WIDTHS = 10, 768, (256, 768)
 HELD_RERANK = (64, 1024, 1024)  # B, C, D
-PART = 1 << 16  # vectors made at a time
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,10 @@ QUICK = Sizes((1 << 12, 1 << 14, 1 << 16), 1 << 18, 1 << 14, 1 << 15)
 # ------------------------------------------------------------------ what is measured
 
 
-def units(count: int, width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Random unit vectors `[count, width]`, in int8 times 127: how long a search takes hardly depends on which."""
-    chance = torch.Generator().manual_seed(seed)
-    scale = 127 if dtype == torch.int8 else 1
-    made = torch.empty(count, width, dtype=dtype)
-    for part in made.split(PART):
-        part.copy_(scale * normalize(torch.randn(part.shape, generator=chance), dim=1))
-    return made
-
-
 def measure_coarse(part: str, count: int, dim: int, seconds: float) -> Row:
     """All batch sizes and numbers of candidates over the same items."""
-    items = units(count, dim, torch.int8)
-    queries = units(max(BATCHES), dim, torch.int8, seed=1)
+    items = units(count, dim, dtype=torch.int8, seed=0)
+    queries = units(max(BATCHES), dim, dtype=torch.int8, seed=1)
     cases = list(itertools.product(BATCHES, CANDIDATES))
     runs = {
         f"{batch} {kept}": partial(coarse_topk, queries[:batch], items, kept)
@@ -94,8 +82,8 @@ def measure_rerank(
     part: str, count: int, width: int, cases: Sequence[tuple[int, int]], seconds: float
 ) -> Row:
     """`cases`: B and C of each point; candidates are rows drawn from all."""
-    items = units(count, width, torch.float16)
-    queries = units(max(batch for batch, _ in cases), width, torch.float16, seed=1)
+    items = units(count, width, dtype=torch.float16, seed=0)
+    queries = units(max(batch for batch, _ in cases), width, dtype=torch.float16, seed=1)
     chance = torch.Generator().manual_seed(2)
     runs = {}
     for batch, kept in cases:
@@ -114,7 +102,7 @@ def measure_memory(count: int) -> Row:
     gc.collect()
     before = resident_bytes()
     retriever = Retriever.from_embeddings(
-        units(count, FINE, torch.float16), units(count, DIMS[-1], torch.float32),
+        units(count, FINE, dtype=torch.float16, seed=0), units(count, DIMS[-1], dtype=torch.float32, seed=0),
         coarse_dtype="int8", device="cpu", fine_tier="host",
     )  # fmt: skip
     gc.collect()

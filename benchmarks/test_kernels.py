@@ -5,9 +5,9 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from benchmarks.conftest import Timed, device
+from benchmarks.units import units
 from kernels import coarse_topk, rerank_topk
 
 FULL, QUICK = 1 << 20, 1 << 16
@@ -16,11 +16,6 @@ WIDTH, BEST = 768, 10
 
 
 @cache
-def unit(count: int, width: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(count, width, generator=generator), dim=1).to(device())
-
-
 def stored(vectors: Tensor, dtype: torch.dtype) -> Tensor:
     return (vectors * 127).round().to(dtype) if dtype == torch.int8 else vectors.to(dtype)
 
@@ -29,7 +24,10 @@ def stored(vectors: Tensor, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 def test_coarse_topk(timed: Timed, quick: bool, dtype: torch.dtype, batch: int) -> None:
     count = QUICK if quick else FULL
-    items, queries = (stored(unit(n, D, seed), dtype) for n, seed in ((count, 0), (batch, 1)))
+    items, queries = (
+        stored(units(n, D, seed=seed, device=device()), dtype)
+        for n, seed in ((count, 0), (batch, 1))
+    )
     norm = 200.0 if dtype == torch.int8 else 1.01
     found = timed(
         lambda: coarse_topk(queries, items, K, max_norm=norm),
@@ -42,8 +40,8 @@ def test_coarse_topk(timed: Timed, quick: bool, dtype: torch.dtype, batch: int) 
 @pytest.mark.parametrize("batch", [1, 32, 256])
 @pytest.mark.parametrize("listed", [128, 1024])
 def test_rerank_topk(timed: Timed, listed: int, batch: int) -> None:
-    items = stored(unit(QUICK, WIDTH, 2), torch.float16)
-    queries = stored(unit(batch, WIDTH, 3), torch.float16)
+    items = stored(units(QUICK, WIDTH, seed=2, device=device()), torch.float16)
+    queries = stored(units(batch, WIDTH, seed=3, device=device()), torch.float16)
     generator = torch.Generator().manual_seed(4)
     candidates = torch.randint(0, QUICK, (batch, listed), generator=generator).to(device())
     found = timed(

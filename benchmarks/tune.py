@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import kernel_audit
-from benchmarks.gpu import units
 from benchmarks.timing import milliseconds
+from benchmarks.units import units
 from kernels._triton import launch_table
 from kernels._triton.launch import (
     MAX_REGISTERS,
@@ -121,7 +121,7 @@ def tuned(dtype: torch.dtype, width: int, count: int) -> Iterator[tuple[Key, Blo
 
     device, capability = torch.device("cuda"), torch.cuda.get_device_capability()
     scale = 127 if dtype == torch.int8 else 1
-    items = (units(count, width, device, 0) * scale).to(dtype)
+    items = (units(count, width, dtype=torch.float16, device=device, seed=0) * scale).to(dtype)
     for batch in BATCHES:
         queries = items[:batch].clone()
         size, pad, itemsize = shape_class(batch, width, dtype)

@@ -18,14 +18,14 @@ def their_name(module: str, name: str) -> Any:
     """
     theirs = _their_module(module)
     if theirs is None or not hasattr(theirs, name):
-        ours = "kernels" if module == PACKAGE else f"kernels.{module}"
+        ours = __package__ if module == PACKAGE else f"{__package__}.{module}"
         raise AttributeError(f"module {ours!r} has no attribute {name!r}")
     return getattr(theirs, name)
 
 
 def _their_module(module: str) -> ModuleType | None:
     """None where no folder after ours on `kernels.__path__` has it."""
-    known = f"kernels._hugging_face_{module.strip('_')}"
+    known = f"{__package__}._hugging_face_{module.strip('_')}"
     if known in sys.modules:
         return sys.modules[known]
     # Not imported: it imports this file.

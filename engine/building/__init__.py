@@ -10,6 +10,6 @@ state.py      how far an unfinished build has come
 """
 
 from engine.building.build import build_index, index_folder
-from engine.building.report import Report
+from engine.building.built import Built
 
-__all__ = ["Report", "build_index", "index_folder"]
+__all__ = ["Built", "build_index", "index_folder"]

@@ -13,11 +13,11 @@ from typing import Any, get_args
 import torch
 
 from engine.building.blocks import Block, IdKind, Skip, at_rows, chosen, normalized
+from engine.building.built import Built
 from engine.building.encoding import encode_records, workers
 from engine.building.gathered import Gathered
 from engine.building.kinds import Kinds, kinds_in
 from engine.building.naming import Named, Names, is_nameless
-from engine.building.report import Report
 from engine.building.sources import (
     Pictures,
     Source,
@@ -58,7 +58,7 @@ def build_index(
     normalize: bool = False,
     coarse_dtype: CoarseDtype | None = None,
     segment: int = SEGMENT,
-) -> Report:
+) -> Built:
     """Index what `paths` hold, as `sources.open_sources` reads them, into the directory `output`.
 
     What `output` holds already stays as it is. The index is saved after every `segment` records or a minute; a
@@ -157,7 +157,7 @@ class _Build:
         self.gathered, self.names = Gathered(), Names(output)
         self.first_why = ""
 
-    def run(self) -> Report:
+    def run(self) -> Built:
         """Every source, from where the build stands."""
         resumed = self._done()
         if self.base and not resumed:
@@ -272,7 +272,7 @@ class _Build:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def _report(self, resumed: int) -> Report:
+    def _report(self, resumed: int) -> Built:
         reached = self.reached
         if not reached.indexed and not reached.held:
             self.state.finish()
@@ -286,7 +286,7 @@ class _Build:
         if not reached.skipped:
             self.listing.unlink(missing_ok=True)
         assert self.retriever is not None
-        return Report(
+        return Built(
             self.retriever.index,
             reached.indexed,
             reached.held,

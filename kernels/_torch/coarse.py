@@ -39,7 +39,7 @@ from kernels._torch.survivors import Survivors
 from kernels.score import score_pairs
 from kernels.topk import TopK, best_hits, inferring, no_hits
 
-__all__ = ["Plan", "coarse_topk", "plan_for"]
+__all__ = ["Cuts", "coarse_topk", "cuts_for"]
 
 TILE = 1 << 21  # products in a tile: 4 MiB of bfloat16, which two cores nearly hold by themselves
 CONVERTED = 3 << 19  # numbers of a tile's items at most, if they are converted: these stay in cache
@@ -55,7 +55,7 @@ LITTLE = 1 << 18  # B * N * d up to which all is scored outright: 0.1 to 0.5 ms 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Cuts:
     """How a search is cut up. Speed and memory depend on it, results never."""
 
     queries: int  # in a block
@@ -66,8 +66,8 @@ class Plan:
     pending: int = MAX_PENDING
 
 
-def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
-    """The plan for B queries, items [N, d], k results. Groups shrink until k of them fit in a tile.
+def cuts_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Cuts:
+    """The cuts for B queries, items [N, d], k results. Groups shrink until k of them fit in a tile.
 
     plain: no mask, and a promise that all items are finite, so that they need not be copied.
     """
@@ -94,7 +94,7 @@ def plan_for(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
     group = 64 if queries < 8 else 16
     while group > 1 and rows < groups * group:
         group //= 2
-    return Plan(queries, rows, group, fast, guess)
+    return Cuts(queries, rows, group, fast, guess)
 
 
 @inferring
@@ -105,33 +105,33 @@ def coarse_topk(
     mask: Tensor | None,
     *,
     max_norm: float | None = None,
-    plan: Plan | None = None,
+    cuts: Cuts | None = None,
 ) -> TopK:
-    """`kernels.coarse_topk` on checked arguments; `plan` is for tests and measurements."""
+    """`kernels.coarse_topk` on checked arguments; `cuts` is for tests and measurements."""
     batch, count = queries.shape[0], items.shape[0]
     promised = max_norm is not None and max_norm <= MAX_NORM / 8
     plain = mask is None and (promised or items.dtype == torch.int8)
-    little = plan is None and queries.numel() * count <= LITTLE
-    plan = plan or plan_for(batch, items, k, plain=plain)
+    little = cuts is None and queries.numel() * count <= LITTLE
+    cuts = cuts or cuts_for(batch, items, k, plain=plain)
 
     def searched(first: int) -> TopK:
-        asked = queries[first : first + plan.queries]
-        shown = mask[first : first + plan.queries] if mask is not None and mask.ndim == 2 else mask
-        if len(asked) == 1 and plan.fast == torch.int8:
-            return best_of_one(asked, items, k, shown, plan.rows)
+        asked = queries[first : first + cuts.queries]
+        shown = mask[first : first + cuts.queries] if mask is not None and mask.ndim == 2 else mask
+        if len(asked) == 1 and cuts.fast == torch.int8:
+            return best_of_one(asked, items, k, shown, cuts.rows)
         if little:
             return _scan_plainly(asked, items, k, shown, no_hits(len(asked), k, queries.device))
         if len(asked) == 1:
-            found = best_of_one_by_bounds(asked, items, k, shown, plan.rows, plan.fast, max_norm)
+            found = best_of_one_by_bounds(asked, items, k, shown, cuts.rows, cuts.fast, max_norm)
             if found is not None:
                 return found
-        return _search(asked, items, k, shown, plan, max_norm)
+        return _search(asked, items, k, shown, cuts, max_norm)
 
-    if 0 < batch <= plan.queries:
+    if 0 < batch <= cuts.queries:
         return searched(0)
     found = no_hits(batch, k, queries.device)
-    for first in range(0, batch, plan.queries):
-        block = slice(first, first + plan.queries)
+    for first in range(0, batch, cuts.queries):
+        block = slice(first, first + cuts.queries)
         found.scores[block], found.rows[block] = searched(first)
     return found
 
@@ -141,46 +141,46 @@ def _search(
     items: Tensor,
     k: int,
     mask: Tensor | None,
-    plan: Plan,
+    cuts: Cuts,
     max_norm: float | None,
 ) -> TopK:
     """One block of queries."""
     norms = torch.linalg.vector_norm(queries.to(torch.float32), dim=1)
     if not bool((norms <= MAX_NORM).all()):
         return _scan_plainly(queries, items, k, mask, no_hits(len(queries), k, queries.device))
-    tiles = Tiles(queries, plan.rows, plan.group, plan.fast, max_norm)
+    tiles = Tiles(queries, cuts.rows, cuts.group, cuts.fast, max_norm)
     floor = torch.full_like(norms, -torch.inf)
-    if plan.guess and len(items):
-        floor = _guessed_floor(tiles, items, k, mask, plan)
-    survivors = Survivors(queries, items, k, product_dtype(plan.fast), floor)
+    if cuts.guess and len(items):
+        floor = _guessed_floor(tiles, items, k, mask, cuts)
+    survivors = Survivors(queries, items, k, product_dtype(cuts.fast), floor)
     apart = no_hits(len(queries), k, queries.device)  # hits among the loud rows
-    due = min(max(PRUNE * k, 256) * len(queries), plan.pending)
-    for first in range(0, items.shape[0], plan.rows):
-        chunk, rows, hidden = _allowed(items, mask, first, plan.rows)
+    due = min(max(PRUNE * k, 256) * len(queries), cuts.pending)
+    for first in range(0, items.shape[0], cuts.rows):
+        chunk, rows, hidden = _allowed(items, mask, first, cuts.rows)
         if not len(chunk):
             continue
         tile, loud = tiles.of(chunk, hidden)
         if loud is not None:
             at = first + loud if isinstance(rows, int) else rows[loud]
             apart = _scan_plainly(queries, items, k, mask, apart, at)
-        survivors.offer(tile, tiles.slack, rows, plan.group)
+        survivors.offer(tile, tiles.slack, rows, cuts.group)
         if survivors.pending > due:
             survivors.prune()
-            if survivors.pending > plan.pending:
+            if survivors.pending > cuts.pending:
                 survivors.settle()
-            due = min(max(due, 2 * survivors.pending), plan.pending)
+            due = min(max(due, 2 * survivors.pending), cuts.pending)
     best = survivors.best(apart)
-    if not plan.guess:
+    if not cuts.guess:
         return best
     wrong = (best.scores[:, -1] < survivors.floor).nonzero()[:, 0]  # the guess was too high
     if len(wrong):
         shown = mask[wrong] if mask is not None and mask.ndim == 2 else mask
-        again = _search(queries[wrong], items, k, shown, replace(plan, guess=False), max_norm)
+        again = _search(queries[wrong], items, k, shown, replace(cuts, guess=False), max_norm)
         best.scores[wrong], best.rows[wrong] = again.scores, again.rows
     return best
 
 
-def _guessed_floor(tiles: Tiles, items: Tensor, k: int, mask: Tensor | None, plan: Plan) -> Tensor:
+def _guessed_floor(tiles: Tiles, items: Tensor, k: int, mask: Tensor | None, cuts: Cuts) -> Tensor:
     """[B] what the k-th best score of every query probably reaches, from a sample of the items.
 
     With f the share sampled, k*f of the best k are expected in it; the sample's r-th best item,
@@ -196,12 +196,12 @@ def _guessed_floor(tiles: Tiles, items: Tensor, k: int, mask: Tensor | None, pla
     expected = k * len(sample) / count
     place = math.ceil(expected + 4 * math.sqrt(expected) + 3)
     maxima = []
-    for first in range(0, len(sample), plan.rows):
-        chunk, _, hidden = _allowed(sample, shown, first, plan.rows)
+    for first in range(0, len(sample), cuts.rows):
+        chunk, _, hidden = _allowed(sample, shown, first, cuts.rows)
         if not len(chunk):
             continue
         tile, _ = tiles.of(chunk, hidden)
-        maxima.append(group_maxima(tile, plan.group))
+        maxima.append(group_maxima(tile, cuts.group))
     floor = torch.full((tiles.slack.shape[0],), -torch.inf, device=items.device)
     if sum(map(len, maxima)) >= place:
         floor = torch.cat(maxima).t().float().topk(place).values[:, -1]

@@ -17,6 +17,7 @@ import torch
 
 import kernels
 from benchmarks import encoders, gpu, gpu_search, peers, tune
+from benchmarks.units import units
 from engine.errors import MissingPackage
 from kernels import TopK, coarse_topk
 
@@ -158,7 +159,10 @@ def test_what_a_peer_raises_is_its_result() -> None:
 
 
 def test_the_check_sees_what_can_be_wrong() -> None:
-    items, queries = gpu.units(500, 32, CPU, 0), gpu.units(3, 32, CPU, 1)
+    items, queries = (
+        units(500, 32, dtype=torch.float16, seed=0),
+        units(3, 32, dtype=torch.float16, seed=1),
+    )
     good = coarse_topk(queries, items, 5, backend="torch")
     assert gpu.fault(good, queries, items, 5) == ""
     beyond = TopK(good.scores, good.rows + 500)

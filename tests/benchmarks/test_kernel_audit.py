@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernel_audit import ARCHES, Report, _code, _inner_loop, _table, overwritten
+from benchmarks.kernel_audit import ARCHES, Inspection, _code, _inner_loop, _table, overwritten
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -63,15 +63,15 @@ def test_a_race_of_copies_with_a_pending_product_is_seen() -> None:
 
 
 def test_what_fails_the_audit() -> None:
-    def report(**found: object) -> Report:
-        return Report("sm_90", "dot_max", "float16", "B1", **found)  # type: ignore[arg-type]
+    def report(**found: object) -> Inspection:
+        return Inspection("sm_90", "dot_max", "float16", "B1", **found)  # type: ignore[arg-type]
 
     assert report(tensor=8).fault == ""
     assert report(tensor=0).fault == "no tensor instructions"
     assert report(tensor=8, overwritten="a race").fault == "a race"
     assert report(tensor=8, spills=3).fault == "3 spill instructions"
     assert report(tensor=8, error="CompilationError: x").fault == "CompilationError: x"
-    assert Report("sm_90", "finish", "float16", "B1").fault == ""
+    assert Inspection("sm_90", "finish", "float16", "B1").fault == ""
     assert "3 spill instructions" in _table([report(tensor=8, spills=3)])
 
 

@@ -13,32 +13,20 @@ import export.run
 import export.tensorrt_builder as builder
 from engine.encoders.manifest import ExportManifest
 from engine.errors import InvalidArgument
-from export import cli
 from export.parity import GATES, Gate
 from export.run import Settings
 from export.tensorrt_builder import AHEAD_OF_TIME
 from export.to_onnx import to_onnx
 from export.to_trt import to_trt
 from tests.conftest import CHECKPOINT, ROOT
-from tests.export.test_export import overflowing
+from tests.export.overflow import overflowing
+from tests.export.running import run_here
 
 
 def run_command(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """In a process of its own, as it is typed."""
     command = [sys.executable, "-m", f"export.{module}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def run_here(function: Callable[..., None], *arguments: object) -> int:
-    """The same command in this process: importing torch and transformers again costs seconds."""
-    command = cli.command(function)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["export", *map(str, arguments)])
-            cli.main(command)
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
 
 
 def test_the_example_checkpoint_becomes_engines(tmp_path: Path, pictures: Path) -> None:

@@ -26,7 +26,7 @@ from export.to_onnx import to_onnx
 from export.to_trt import to_trt
 from export.tower import exported_tower
 from tests.engine.small_models import SMALL, clip, open_clip, siglip
-from tests.export.test_cli import run_here
+from tests.export.running import run_here
 
 DTYPES: tuple[Dtype, ...] = ("fp32", "fp16", "bf16")
 LEAST = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.995}

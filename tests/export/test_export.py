@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from safetensors.torch import load_file, save_file
 
 import engine
 import export.run
@@ -25,6 +24,7 @@ from export.pairs import read_pairs
 from export.rotation import learn_rotation
 from export.run import Settings, export_checkpoint
 from export.triton_repo import write_repository
+from tests.export.overflow import overflowing
 
 Exported = Callable[..., tuple[Path, ExportManifest]]
 
@@ -157,17 +157,6 @@ def test_a_corrupted_weight_fails_the_gate_where_it_happened(
     )
     assert ExportManifest.read(out).parity["passed"] is False  # kept, and it says so
     assert "**Failed.** Accuracy was lost at: ONNX Runtime" in (out / "parity.md").read_text()
-
-
-def overflowing(checkpoint: Path, place: Path) -> Path:
-    """The same vectors in float32; in float16 the products before the last normalisation are infinite."""
-    shutil.copytree(checkpoint, place)
-    weights = load_file(place / "model.safetensors")
-    weights["visual_projection.weight"] *= 5_000
-    for name in ("weight", "bias"):
-        weights[f"vision_model.post_layernorm.{name}"] *= 1_000
-    save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
-    return place
 
 
 def test_an_overflow_in_float16_is_found_and_bfloat16_holds(

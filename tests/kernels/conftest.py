@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shipped: with `LITTLE` as it is shipped")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """These tensors are tiny: threads would only wait for each other."""
     before = torch.get_num_threads()
@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def interpreter() -> Iterator[None]:
     """Most of these tests' time is the interpreter's."""
     runs = kernels.available_backends()["triton"] == "ok" and not torch.cuda.is_available()

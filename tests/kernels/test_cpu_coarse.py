@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels import coarse_topk
 from kernels._torch import coarse as engine
 from kernels._torch import product
-from kernels._torch.coarse import Plan, plan_for
+from kernels._torch.coarse import Cuts, cuts_for
 from kernels._torch.product import Tiles, fast_dtype, group_maxima, int8_is_exact, step_in_group
 from kernels._torch.survivors import Survivors
 from kernels.coarse import coarse_topk_reference
@@ -25,23 +25,23 @@ from tests.kernels.oracle import LIMITS, Case, assert_same, cases, run_cases
 FAST = [torch.bfloat16, torch.float32]
 
 
-def same_as_the_reference(case: Case, plan: Plan) -> None:
+def same_as_the_reference(case: Case, cuts: Cuts) -> None:
     queries, items, mask = (t if t is None else t.cpu() for t in case.tensors())
     assert queries is not None
     assert items is not None
     expected = coarse_topk_reference(queries, items, case.k, mask=mask)
-    found = engine.coarse_topk(queries, items, case.k, mask, plan=plan)
+    found = engine.coarse_topk(queries, items, case.k, mask, cuts=cuts)
     assert_same(found, expected.scores.numpy(), expected.rows.numpy())
     if items.dtype == torch.int8 and items.shape[1] <= product.EXACT_WIDTH and int8_is_exact():
         found = engine.coarse_topk(
-            queries, items, case.k, mask, plan=replace(plan, fast=torch.int8)
+            queries, items, case.k, mask, cuts=replace(cuts, fast=torch.int8)
         )
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
 def test_any_plan_gives_the_same_bits() -> None:
     plans = st.builds(
-        Plan,
+        Cuts,
         queries=st.sampled_from([1, 2, 3, 256]),
         rows=st.sampled_from([1, 7, 16, 64, 100, 1000]),
         group=st.sampled_from([1, 2, 8, 16, 64]),
@@ -124,8 +124,8 @@ def test_near_ties_that_the_product_cannot_tell_apart(fast: torch.dtype) -> None
     items = torch.from_numpy(bits.astype(np.int32).view(np.float32))
     expected = coarse_topk_reference(items[:2], items, 40)
     for pending in (10, 1 << 21):
-        plan = Plan(queries=2, rows=256, group=4, fast=fast, pending=pending)
-        found = engine.coarse_topk(items[:2], items, 40, None, plan=plan)
+        cuts = Cuts(queries=2, rows=256, group=4, fast=fast, pending=pending)
+        found = engine.coarse_topk(items[:2], items, 40, None, cuts=cuts)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
@@ -141,7 +141,7 @@ def test_loud_rows_are_scored_by_themselves(rows: int, fast: torch.dtype) -> Non
     queries = items[1:5]  # none of them loud: else the whole block would be scanned plainly
     assert queries.isfinite().all()
     assert queries.norm(dim=1).max() < 100
-    plan = Plan(queries=4, rows=rows, group=8, fast=fast)
+    cuts = Cuts(queries=4, rows=rows, group=8, fast=fast)
     generator = torch.Generator().manual_seed(1)
     for mask in (
         None,
@@ -149,7 +149,7 @@ def test_loud_rows_are_scored_by_themselves(rows: int, fast: torch.dtype) -> Non
         torch.rand(4, 300, generator=generator) < 0.5,
     ):
         expected = coarse_topk_reference(queries, items, 60, mask=mask)
-        found = engine.coarse_topk(queries, items, 60, mask, plan=plan)
+        found = engine.coarse_topk(queries, items, 60, mask, cuts=cuts)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
@@ -158,8 +158,8 @@ def test_loud_rows_and_others_of_equal_score_come_in_row_order(pending: int) -> 
     """Orthogonal to the query, however long: 40 scores of zero."""
     items = torch.tensor([[0.0, 1.0], [0.0, 2.0**70]]).repeat(20, 1)
     queries = torch.tensor([[1.0, 0.0]])
-    plan = Plan(queries=1, rows=7, group=2, fast=torch.bfloat16, pending=pending)
-    found = engine.coarse_topk(queries, items, 30, None, plan=plan)
+    cuts = Cuts(queries=1, rows=7, group=2, fast=torch.bfloat16, pending=pending)
+    found = engine.coarse_topk(queries, items, 30, None, cuts=cuts)
     assert found.rows.tolist() == [list(range(30))]
 
 
@@ -185,8 +185,8 @@ def test_tiny_vectors_whose_squares_underflow() -> None:
         tile = tile[: len(items)]
         rounding = tile.float().abs() * (2.0**-8 if fast == torch.bfloat16 else 2.0**-24)
         assert ((tile.float() - scores).abs() <= tiles.slack + rounding).all()
-        plan = Plan(queries=9, rows=100, group=4, fast=fast)
-        found = engine.coarse_topk(queries, items, 20, None, plan=plan)
+        cuts = Cuts(queries=9, rows=100, group=4, fast=fast)
+        found = engine.coarse_topk(queries, items, 20, None, cuts=cuts)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
@@ -220,8 +220,8 @@ def test_ties_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Survivors, "offer", watched)
     items = torch.ones(2000, 8)
-    plan = Plan(queries=3, rows=100, group=4, fast=torch.bfloat16, pending=150)
-    found = engine.coarse_topk(items[:3], items, 7, None, plan=plan)
+    cuts = Cuts(queries=3, rows=100, group=4, fast=torch.bfloat16, pending=150)
+    found = engine.coarse_topk(items[:3], items, 7, None, cuts=cuts)
     assert found.rows.tolist() == [list(range(7))] * 3
     assert len(held) == 20
     assert max(held) <= 150
@@ -254,7 +254,7 @@ def watched_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passes
 
 
-GUESSING = Plan(queries=8, rows=4000, group=2, fast=torch.bfloat16, guess=True)
+GUESSING = Cuts(queries=8, rows=4000, group=2, fast=torch.bfloat16, guess=True)
 
 
 def test_a_good_guess_lets_few_rows_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_good_guess_lets_few_rows_through(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Survivors, "best", counted)
     monkeypatch.setattr(Survivors, "prune", lambda _self: None)
-    found = engine.coarse_topk(queries, items, 20, None, plan=GUESSING)
+    found = engine.coarse_topk(queries, items, 20, None, cuts=GUESSING)
     expected = coarse_topk_reference(queries, items, 20)
     assert_same(found, expected.scores.numpy(), expected.rows.numpy())
     assert passes == [8]
@@ -295,7 +295,7 @@ def test_a_guess_that_is_too_high_is_found_out(
         shape = (3400,) if masked == "items" else (8, 3400)
         mask = torch.rand(shape, generator=generator) < 0.5
     passes = watched_searches(monkeypatch)
-    found = engine.coarse_topk(queries, items, 250, mask, plan=GUESSING)
+    found = engine.coarse_topk(queries, items, 250, mask, cuts=GUESSING)
     expected = coarse_topk_reference(queries, items, 250, mask=mask)
     assert_same(found, expected.scores.numpy(), expected.rows.numpy())
     assert passes == [8, 4]
@@ -364,8 +364,8 @@ def test_ties_keep_their_rows_order_whatever_the_groups(batch: int, dtype: torch
     fast = dtype if dtype == torch.int8 else torch.bfloat16
     expected = coarse_topk_reference(queries, items, 40)
     for rows, group in ((3001, 16), (700, 4), (97, 1)):
-        plan = Plan(queries=batch, rows=rows, group=group, fast=fast)
-        found = engine.coarse_topk(queries, items, 40, None, plan=plan)
+        cuts = Cuts(queries=batch, rows=rows, group=group, fast=fast)
+        found = engine.coarse_topk(queries, items, 40, None, cuts=cuts)
         assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
@@ -375,22 +375,22 @@ def test_plans() -> None:
         for count in (0, 1, 1000, 10**9):
             for k in (1, 128, 4096):
                 for plain in (False, True):
-                    plan = plan_for(batch, vector.expand(count, 8), k, plain=plain)
-                    assert 1 <= plan.queries <= 256
-                    assert plan.queries * plan.rows <= engine.TILE
-                    groups = k if plan.guess else 2 * k
-                    assert plan.group == 1 or plan.rows >= groups * plan.group
-    assert plan_for(1, vector, 1).fast == torch.float32
-    assert plan_for(9, vector, 1).fast == fast_dtype()
+                    cuts = cuts_for(batch, vector.expand(count, 8), k, plain=plain)
+                    assert 1 <= cuts.queries <= 256
+                    assert cuts.queries * cuts.rows <= engine.TILE
+                    groups = k if cuts.guess else 2 * k
+                    assert cuts.group == 1 or cuts.rows >= groups * cuts.group
+    assert cuts_for(1, vector, 1).fast == torch.float32
+    assert cuts_for(9, vector, 1).fast == fast_dtype()
     assert fast_dtype() in FAST
 
 
 def test_only_items_that_serve_as_they_are_fill_larger_tiles() -> None:
     items = torch.zeros(1 << 18, 128)
-    assert plan_for(1, items, 1, plain=True).rows == 1 << 18
-    assert plan_for(1, items, 1).rows == engine.COPIED // 128
-    assert plan_for(1, items.half(), 1, plain=True).rows == engine.CONVERTED // 128
-    assert plan_for(1, items[:, :64], 1, plain=True).rows == engine.CONVERTED // 64
+    assert cuts_for(1, items, 1, plain=True).rows == 1 << 18
+    assert cuts_for(1, items, 1).rows == engine.COPIED // 128
+    assert cuts_for(1, items.half(), 1, plain=True).rows == engine.CONVERTED // 128
+    assert cuts_for(1, items[:, :64], 1, plain=True).rows == engine.CONVERTED // 64
 
 
 def test_tiles_are_larger_only_where_no_item_can_be_loud_or_masked(
@@ -399,11 +399,11 @@ def test_tiles_are_larger_only_where_no_item_can_be_loud_or_masked(
     """A promise above the largest norm that has a bound is none: loud rows are then looked for, in copies."""
     asked = []
 
-    def watched(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Plan:
+    def watched(batch: int, items: Tensor, k: int, *, plain: bool = False) -> Cuts:
         asked.append(plain)
-        return plan_for(batch, items, k, plain=plain)
+        return cuts_for(batch, items, k, plain=plain)
 
-    monkeypatch.setattr(engine, "plan_for", watched)
+    monkeypatch.setattr(engine, "cuts_for", watched)
     items, mask = torch.ones(9000, 64), torch.ones(9000, dtype=torch.bool)
     for promise, allowed in ((1.0, None), (1e30, None), (None, None), (1.0, mask)):
         coarse_topk(items[:1], items, 5, mask=allowed, max_norm=promise)

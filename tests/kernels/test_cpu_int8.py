@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels._torch import coarse as engine
 from kernels._torch import product
-from kernels._torch.coarse import Plan, plan_for
+from kernels._torch.coarse import Cuts, cuts_for
 from kernels._torch.one_query import best_of_one
 from kernels._torch.product import Tiles, fast_dtype, int8_is_exact, multiplies_int8
 from kernels.coarse import coarse_topk_reference
@@ -25,21 +25,21 @@ def test_int8_where_all_scores_are_negative(pending: int) -> None:
     queries = torch.from_numpy(rng.integers(1, 128, (9, 8), dtype=np.int8))
     expected = coarse_topk_reference(queries, items, 30)
     assert (expected.scores < 0).all()
-    plan = Plan(queries=9, rows=100, group=4, fast=torch.int8, pending=pending)
-    found = engine.coarse_topk(queries, items, 30, None, plan=plan)
+    cuts = Cuts(queries=9, rows=100, group=4, fast=torch.int8, pending=pending)
+    found = engine.coarse_topk(queries, items, 30, None, cuts=cuts)
     assert_same(found, expected.scores.numpy(), expected.rows.numpy())
 
 
 def test_int8_is_multiplied_as_it_is_where_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     few, wide = torch.zeros(9, 64, dtype=torch.int8), torch.zeros(9, 1025, dtype=torch.int8)
     monkeypatch.setattr(engine, "multiplies_int8", lambda: True)
-    assert plan_for(32, few, 1).fast == torch.int8
-    assert plan_for(32, few, 1).queries == 32
-    assert plan_for(2, few, 1).queries == 1
-    assert plan_for(32, wide, 1).fast == fast_dtype()
-    assert plan_for(32, few.float(), 1).fast == fast_dtype()
+    assert cuts_for(32, few, 1).fast == torch.int8
+    assert cuts_for(32, few, 1).queries == 32
+    assert cuts_for(2, few, 1).queries == 1
+    assert cuts_for(32, wide, 1).fast == fast_dtype()
+    assert cuts_for(32, few.float(), 1).fast == fast_dtype()
     monkeypatch.setattr(engine, "multiplies_int8", lambda: False)
-    assert plan_for(32, few, 1).fast == fast_dtype()
+    assert cuts_for(32, few, 1).fast == fast_dtype()
 
 
 def test_int8_products_that_are_wrong_or_missing_are_not_used(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels._torch import coarse as engine
 from kernels._torch import one_query, product
-from kernels._torch.coarse import plan_for
+from kernels._torch.coarse import cuts_for
 from kernels._torch.one_query import best_of_one_by_bounds
 from kernels._torch.product import Tiles
 from kernels.coarse import coarse_topk_reference
@@ -116,20 +116,20 @@ def test_scores_that_nearly_tie_are_told_apart(fast: torch.dtype, rows: int, k: 
 
 def test_what_has_no_bound_goes_the_longer_way(monkeypatch: pytest.MonkeyPatch) -> None:
     query, items = vectors(1, 64, "float32", 6), vectors(9000, 64, "float32", 7)
-    plan = plan_for(1, items, 10)
+    cuts = cuts_for(1, items, 10)
     for value in (torch.nan, torch.inf, 1e30):
         odd = items.clone()
         odd[5000, 3] = value
         huge = query.clone() if value == torch.nan else query * 1e30
         for asked, rows in ((query, odd), (huge, items)):
-            bounded = best_of_one_by_bounds(asked, rows, 10, None, plan.rows, plan.fast, None)
+            bounded = best_of_one_by_bounds(asked, rows, 10, None, cuts.rows, cuts.fast, None)
             assert (bounded is None) == ((asked is huge and value != torch.nan) or rows is odd)
             expected = coarse_topk_reference(asked, rows, 10)
             found = engine.coarse_topk(asked, rows, 10, None)
             assert_same(found, expected.scores.numpy(), expected.rows.numpy())
     monkeypatch.setattr(one_query, "MAX_PENDING", 500)
     same = items[:1].expand(9000, -1).contiguous()
-    assert best_of_one_by_bounds(query, same, 10, None, plan.rows, plan.fast, None) is None
+    assert best_of_one_by_bounds(query, same, 10, None, cuts.rows, cuts.fast, None) is None
     expected = coarse_topk_reference(query, same, 10)
     assert_same(
         engine.coarse_topk(query, same, 10, None), expected.scores.numpy(), expected.rows.numpy()

@@ -20,11 +20,12 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 import engine
-from engine.building import Report, build, build_index, encoding
+from engine.building import build, build_index, encoding
 from engine.building.kinds import BEYOND, Kinds
 from engine.images import read_image
 from engine.reading.folders import Folder
 from tests.conftest import PICTURES
+from tests.engine.building.skipped import skipped_of
 
 NAMES = [path.name for path in sorted((PICTURES / "noto").glob("*.webp"))[:9]]
 
@@ -63,13 +64,6 @@ def assert_holds(
         np.testing.assert_allclose(index.fine[row], own.fine[0].numpy(), atol=1e-5)
         assert own.coarse is not None
         np.testing.assert_allclose(index.coarse[row], own.coarse[0].numpy(), atol=1e-5)
-
-
-def skipped_of(report: Report) -> list[dict[str, Any]]:
-    assert report.listed is not None
-    lines = [json.loads(line) for line in report.listed.read_text().splitlines()]
-    assert len(lines) == report.skipped
-    return lines
 
 
 def test_a_folder(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:

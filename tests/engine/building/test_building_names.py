@@ -14,10 +14,10 @@ from PIL import Image
 from pyarrow import parquet
 
 import engine
-from engine.building import Report, build_index, naming
+from engine.building import Built, build_index, naming
 from engine.images import read_image
 from tests.conftest import PICTURES
-from tests.engine.building.test_building import skipped_of
+from tests.engine.building.skipped import skipped_of
 
 FILES = [path.read_bytes() for path in sorted((PICTURES / "noto").glob("*.webp"))[:6]]
 
@@ -63,7 +63,7 @@ def assert_holds(index: engine.Index, expected: dict[str, int], encoder: engine.
         np.testing.assert_allclose(index.fine[row], own.fine[0].numpy(), atol=1e-5)
 
 
-def counts(report: Report) -> tuple[int, int, int]:
+def counts(report: Built) -> tuple[int, int, int]:
     return report.indexed, report.held, report.skipped
 
 

@@ -22,7 +22,7 @@ from transformers import AutoProcessor, CLIPModel
 from engine.checkpoints import open_checkpoint
 from engine.checkpoints.convert import convert
 from engine.checkpoints.files import checksum
-from tests.engine.checkpoints.test_checkpoints import SENTENCES, command, encoder, images
+from tests.engine.checkpoints.inputs import SENTENCES, command, encoder, images
 
 # ---------------------------------------------------------------- pickles, by request only
 

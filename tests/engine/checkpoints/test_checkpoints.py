@@ -11,38 +11,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
 import engine
-from engine.cli.commands import app
 from engine.coarse.reduction import learn_reduction
-from tests.conftest import PICTURES
 
 pytest.importorskip("transformers")  # at import: a GPU machine collects this file without it
 
-from engine.checkpoints import Checkpoint, open_checkpoint, open_processor
-from engine.encoders.torch_encoder import torch_encoder
+from engine.checkpoints import open_checkpoint, open_processor
+from tests.engine.checkpoints.inputs import SENTENCES, command, encoder, images
 from tests.engine.checkpoints.open_clip_model import OpenClip
 from tests.engine.small_models import SMALL
 
-# Upper case, a punctuation mark, letters never seen, one word, and more than fits.
-SENTENCES = ["A red Car!", "zebra 🦓 née", "dog", "the quick brown fox jumps " * 30]
 TRANSFORMERS = [name for name in SMALL if not name.startswith("open_clip")]
 OPEN_CLIP = [name for name in SMALL if name.startswith("open_clip")]
-
-
-def images() -> list[Image.Image]:
-    """A portrait, a landscape, a tiny and a square picture."""
-    files = sorted((PICTURES / "noto").glob("*.webp"))[5:400:100]
-    sizes = ((50, 90), (131, 64), (7, 9), (64, 64))
-    return [
-        Image.open(file).convert("RGB").resize(size)
-        for file, size in zip(files, sizes, strict=True)
-    ]
-
-
-def encoder(checkpoint: Checkpoint) -> engine.Encoder:
-    return torch_encoder(checkpoint, device="cpu", why="a test")
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
@@ -154,13 +135,6 @@ def test_a_processor_opens_without_the_weights(small: Any, name: str, tmp_path: 
 
 
 # ---------------------------------------------------------------- retrieval with checkpoints of others
-
-
-def command(*arguments: object) -> Any:
-    """A command's JSON, run in this process: transformers takes seconds to import."""
-    outcome = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
-    assert outcome.exit_code == 0
-    return json.loads(outcome.stdout)
 
 
 def test_a_clip_directory_from_pictures_to_answers(

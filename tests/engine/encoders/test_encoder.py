@@ -12,17 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import engine
 from engine.checkpoints import open_processor
-from tests.conftest import CHECKPOINT, PICTURES
+from tests.conftest import CHECKPOINT
+from tests.engine.encoders.pictures import images
 
 SENTENCES = ["a red car", "a dog", "the quick brown fox jumps over the lazy dog, twice"]
-
-
-def pictures(count: int = 3) -> list[Path]:
-    return sorted((PICTURES / "noto").glob("*.webp"))[:count]
-
-
-def images(count: int = 3) -> list[Image.Image]:
-    return [Image.open(path).convert("RGB") for path in pictures(count)]
 
 
 def assert_same(one: engine.Embeddings, other: engine.Embeddings) -> None:

@@ -25,7 +25,7 @@ from engine.checkpoints import loading
 from engine.encoders import tensorrt_encoder as trt_module
 from engine.index import CheckpointReference
 from tests.conftest import PICTURES
-from tests.engine.checkpoints.test_checkpoints import command
+from tests.engine.checkpoints.inputs import command
 from tests.engine.encoders.fake_tensorrt import Deserialiser, engines, with_engine
 
 

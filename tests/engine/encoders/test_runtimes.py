@@ -19,7 +19,7 @@ from engine.encoders.manifest import ExportManifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import tensorrt_encoder
 from tests.engine.encoders.fake_tensorrt import engines, with_engine
-from tests.engine.encoders.test_encoder import images
+from tests.engine.encoders.pictures import images
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

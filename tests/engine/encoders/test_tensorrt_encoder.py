@@ -16,7 +16,7 @@ from engine.encoders.manifest import ExportManifest
 from engine.encoders.onnx_encoder import onnx_encoder
 from engine.encoders.tensorrt_encoder import Engine, TensorRTTower
 from tests.engine.encoders.fake_tensorrt import Context, Deserialiser, engines, with_engine
-from tests.engine.encoders.test_encoder import images
+from tests.engine.encoders.pictures import images
 from tests.engine.encoders.test_runtimes import SENTENCES
 
 

@@ -8,24 +8,22 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import engine
 from engine.index import Index
 from engine.index.lock import LOCK
 from engine.index.manifest import MANIFEST, read_manifest
+from tests.engine.brute_force import brute_force
 from tests.engine.index.model import COARSE, FINE
-from tests.engine.index.test_index import write_manifest
-from tests.engine.test_retriever import brute_force
+from tests.engine.index.outcome import QUERY, answer, outcome
+from tests.engine.index.small import write_manifest
 
 LIES, FLIPS, SEED = 5000, 1500, 11
-QUERY = np.array([[3, -1, 4, 1, -5]], dtype=np.float32)
 # What nothing else in the manifest can contradict: it is believed.
 BELIEVED = {"normalize", "checkpoint", "path", "sha256", "reduction", "clipped", "recall"}
 
@@ -58,24 +56,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         index = index.append(part).save()
     index.without(["item 1 3", "item 1 7", "item 2 0"]).save()
     return place
-
-
-def answer(place: Path) -> Any:
-    """Everything that can be asked: scores and ids of both stages, an exact search, metadata, the row of an id."""
-    r = engine.Retriever(place)
-    asked = engine.Embeddings(torch.from_numpy(QUERY[:, :COARSE]), torch.from_numpy(QUERY))
-    found = [r.search(asked, 9, mode=mode) for mode in ("exact", "coarse", "two_stage")]
-    metadata = [[hit.metadata for hit in hits] for hits in found[0]]
-    rows = r.index.rows_of(["item 1 4", "item 3 2"]).tolist()
-    return [(hits.scores.tolist(), hits.ids) for hits in found], metadata, rows, len(r)
-
-
-def outcome(place: Path, ask: Callable[[Path], Any] = answer) -> Any:
-    """The answer, or the typed error's name."""
-    try:
-        return ask(place)
-    except engine.EngineError as error:
-        return type(error).__name__
 
 
 def test_every_truncation_is_refused(whole: Path, tmp_path: Path) -> None:

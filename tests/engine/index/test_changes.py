@@ -10,7 +10,7 @@ import engine
 from engine.index import Index
 from engine.index.lock import LOCK
 from engine.index.manifest import MANIFEST
-from tests.engine.index.test_index import assert_same, files_of, more, named_by, small
+from tests.engine.index.small import assert_same, files_of, more, named_by, small
 
 # ---------------------------------------------------------------------- growing and shrinking
 

@@ -13,7 +13,7 @@ from engine.index.lock import LOCK
 from engine.index.manifest import MANIFEST
 from engine.index.mapping import mapping_of
 from engine.index.merging import FAN, LEVELS, SMALLEST, Group, grouped
-from tests.engine.index.test_index import assert_same, more, named_by, small
+from tests.engine.index.small import assert_same, more, named_by, small
 
 
 class Sized:

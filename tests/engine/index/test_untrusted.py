@@ -16,8 +16,8 @@ import engine
 from engine.index import Index
 from engine.index.columns import Columns, matching
 from engine.index.manifest import LONGEST, MANIFEST
-from tests.engine.index.test_bad_files import outcome
-from tests.engine.index.test_index import small, write_manifest
+from tests.engine.index.outcome import outcome
+from tests.engine.index.small import small, write_manifest
 
 parquet = pytest.importorskip("pyarrow.parquet")
 import pyarrow as pa  # noqa: E402

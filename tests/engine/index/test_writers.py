@@ -10,7 +10,7 @@ import engine
 from engine.index import Index, WriterLock
 from engine.index.lock import LOCK
 from engine.index.manifest import MANIFEST, read_manifest
-from tests.engine.index.test_index import files_of, more, named_by, small
+from tests.engine.index.small import files_of, more, named_by, small
 
 # ---------------------------------------------------------------------- one writer
 

@@ -20,13 +20,13 @@ from pyarrow import parquet
 from safetensors.numpy import save_file
 
 import engine
-from engine.building import Report, build_index
+from engine.building import Built, build_index
 from engine.dataset import Example, read_dataset
 from engine.evaluation.vector_files import read_vectors
 from engine.images import read_image
 from engine.system.files import Member
 from tests.conftest import PICTURES
-from tests.engine.building.test_building import skipped_of
+from tests.engine.building.skipped import skipped_of
 
 COUNT = 5
 NAMES = [path.name for path in sorted((PICTURES / "noto").glob("*.webp"))[:COUNT]]
@@ -252,7 +252,7 @@ def write(folder: Path, form: str, case: Case) -> Path:
     return source
 
 
-def of_index(report: Report) -> list[tuple[Any, ...]]:
+def of_index(report: Built) -> list[tuple[Any, ...]]:
     """Id, captions and concept of each item."""
     index = report.index
     found = []

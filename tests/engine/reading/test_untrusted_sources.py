@@ -26,7 +26,7 @@ from engine.images import read_image
 from engine.reading.tar_headers import BLOCK, TarError, tar_members
 from engine.system.files import open_regular
 from tests.conftest import PICTURES
-from tests.engine.building.test_building import skipped_of
+from tests.engine.building.skipped import skipped_of
 from tests.engine.png import RGB, chunk, png
 
 PICTURE = next((PICTURES / "noto").glob("*.webp")).read_bytes()

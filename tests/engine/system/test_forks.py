@@ -17,7 +17,7 @@ import torch
 import engine
 from engine.index import Index, WriterLock
 from engine.system.forks import cached_property, forkable_lock
-from tests.engine.test_retriever import vectors
+from tests.engine.brute_force import vectors
 
 
 def in_child(work: Callable[[], int], seconds: float = 60) -> int:

@@ -9,8 +9,8 @@ import torch
 
 import engine
 from engine.index import Index
-from tests.engine.index.test_index import files_of
-from tests.engine.test_retriever import assert_found, brute_force, vectors
+from tests.engine.brute_force import assert_found, brute_force, vectors
+from tests.engine.index.small import files_of
 
 
 @pytest.fixture

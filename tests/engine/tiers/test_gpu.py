@@ -15,8 +15,8 @@ from PIL import Image
 import engine
 from engine.tiers import fine as fine_module
 from tests.conftest import CHECKPOINT, PICTURES
-from tests.engine.test_retriever import COARSE, vectors
-from tests.engine.tiers.test_tiers import assert_finds_what_brute_force_finds, both
+from tests.engine.brute_force import COARSE, vectors
+from tests.engine.tiers.agreement import assert_finds_what_brute_force_finds, both
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""`Report`: what a build did."""
+"""`Built`: what a build did."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from engine.index import Index
 
 
 @dataclass(frozen=True)
-class Report:
+class Built:
     """What a build did.
 
     index: as it is on disk now.

@@ -13,10 +13,7 @@ from engine.system.threads import wait_passively
 wait_passively()  # here and in what tests start: machines that test are busy
 import torch  # noqa: E402
 
-# Tests run side by side (`make test`): one thread each, or they wait for each other's.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start: see `pytest_runtest_setup`
 
 # What takes longest of the files, each of which runs on one worker: begun first. Begun last, as pytest-xdist would
 # have it (it begins with the files of most tests), one worker would be at one of them and the others have no work.
@@ -51,6 +48,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     if hasattr(config.option, "loadscopereorder"):  # pytest-xdist is there
         config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test and its fixtures start with one thread, whatever the test before has set.
+
+    Tests run side by side, and more threads would wait for each other's. Sums of floats depend on how many there
+    are, and some tests compare what two processes computed.
+    """
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -120,15 +120,11 @@ def test_a_tiny_run_measures_all_and_the_next_nothing(
         monkeypatch.setattr(paper, name, value)
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setattr("benchmarks.timing.PAUSE", 0)
-    threads = torch.get_num_threads()
     out = tmp_path / "paper.json"
-    try:
-        paper.main(["--seconds", "0", "--out", str(out)])
-        first = json.loads(out.read_text())
-        monkeypatch.setattr(paper, "measure_search", print)
-        paper.main(["--seconds", "0", "--out", str(out)])
-    finally:
-        torch.set_num_threads(threads)
+    paper.main(["--seconds", "0", "--out", str(out)])
+    first = json.loads(out.read_text())
+    monkeypatch.setattr(paper, "measure_search", print)
+    paper.main(["--seconds", "0", "--out", str(out)])
     found = {r["name"]: r for r in first["rows"]}
     assert set(found) == {"fusion batch", "encoders", "search 300", "fusion 300", "search 600"}
     assert found["search 300"]["faiss"] == "not installed: pip install faiss-cpu"

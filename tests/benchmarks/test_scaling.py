@@ -6,7 +6,6 @@ import mmap
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks import rows, scaling
 
@@ -133,16 +132,12 @@ def test_a_tiny_run_measures_all_and_the_next_nothing(
                         "HELD_RERANK": (4, 20, 32), "THREADS": 1}.items():  # fmt: skip
         monkeypatch.setattr(scaling, name, value)
     monkeypatch.setattr("benchmarks.timing.PAUSE", 0)
-    threads = torch.get_num_threads()
     out = tmp_path / "scaling.json"
-    try:
-        scaling.main(["--quick", "--seconds", "0", "--out", str(out)])
-        first = json.loads(out.read_text())
-        for name in ("coarse", "rerank", "memory"):
-            monkeypatch.setattr(scaling, f"measure_{name}", {}.pop)  # would raise
-        scaling.main(["--quick", "--seconds", "0", "--out", str(out)])
-    finally:
-        torch.set_num_threads(threads)
+    scaling.main(["--quick", "--seconds", "0", "--out", str(out)])
+    first = json.loads(out.read_text())
+    for name in ("coarse", "rerank", "memory"):
+        monkeypatch.setattr(scaling, f"measure_{name}", {}.pop)  # would raise
+    scaling.main(["--quick", "--seconds", "0", "--out", str(out)])
     assert json.loads(out.read_text()) == first
     parts = [(row["part"], row.get("op")) for row in first["rows"]]
     expected = [("fitted", "coarse")] * 4 + [("fitted", "rerank")] * 2

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.encoders.manifest import Dtype, ExportManifest
 from export.parity import Gate
@@ -14,8 +13,6 @@ from export.run import Settings, export_checkpoint
 from export.tensorrt_builder import Target, choose_targets
 from tests.conftest import PICTURES
 from tests.engine.small_models import SMALL
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -20,15 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These tensors are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def interpreter() -> Iterator[None]:
     """Most of these tests' time is the interpreter's."""
     runs = kernels.available_backends()["triton"] == "ok" and not torch.cuda.is_available()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -49,11 +47,10 @@ def test_it_finds_what_the_reference_does(dtype: str, fast: torch.dtype, count: 
 
 
 @pytest.fixture(params=[1, 2, 3, 7])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
+def threads(request: pytest.FixtureRequest) -> int:
     torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    count: int = request.param
+    return count
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 63, 1000, 1001])

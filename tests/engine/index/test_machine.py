@@ -1,18 +1,12 @@
 """Any sequence of changes against a dictionary (`machine.py` says how)."""
 
 import pytest
-import torch
 
 from engine.index import changes
 from engine.tiers.snapshot import Snapshot
 from tests.engine.index import machine
 
 RUNS, STEPS = 200, 15
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_an_index_is_a_dictionary_that_can_be_searched() -> None:

@@ -24,8 +24,6 @@ from engine.training import trainer as trainer_module
 from engine.training.state import side_directory
 from tests.conftest import ROOT
 
-torch.set_num_threads(1)  # sums depend on how many there are, and processes are compared to the bit
-
 SMALL = Settings(
     coarse_dim=6,
     fine_dim=12,

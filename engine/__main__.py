@@ -1,5 +1,6 @@
 """`python -m engine`."""
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,8 +9,11 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run a command; `engine.cli.ending` says how it ends."""
-    from engine.cli.ending import run_command
-
+    try:
+        from engine.cli.ending import run_command
+    except KeyboardInterrupt:  # while what ends a command is loaded
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     run_command(_app)
 
 

@@ -44,10 +44,10 @@ class BackendUnavailable(EngineError, RuntimeError):
     @classmethod
     def of(cls, backend: str, *, inputs: str, reasons: Sequence[str]) -> BackendUnavailable:
         """Why `backend` cannot run on `inputs`."""
-        listed = "".join(f"\n  - {reason}" for reason in reasons)
+        listed = "; ".join(reasons)
         return cls(
             "backend",
             expected=f"one that can run on {inputs}",
-            got=f"{backend!r}, which cannot:{listed}",
+            got=f"{backend!r}, which cannot: {listed}",
             remedy='Use "auto" or "torch".',
         )

@@ -143,8 +143,8 @@ def test_what_builds_errors_from_other_facts() -> None:
         "Reading Parquet needs it: pip install 'hivlp-engine[metadata]'"
     )
     assert str(triton) == (
-        "backend: expected one that can run on two tensors, got 'triton', which cannot:"
-        '\n  - no GPU\n  - k is 9. Use "auto" or "torch".'
+        "backend: expected one that can run on two tensors, got 'triton', which cannot: "
+        'no GPU; k is 9. Use "auto" or "torch".'
     )
     again = pickle.loads(pickle.dumps(full))
     assert (again.errno, again.strerror, again.filename) == (28, "No space left", "index/fine")

@@ -276,12 +276,11 @@ class _Build:
         reached = self.reached
         if not reached.indexed and not reached.held:
             self.state.finish()
-            fault = Fault(
-                "sources of which something can be indexed",
-                f"none; left out: {reached.skipped:,}, see {self.listing}",
-                f"The first: {self.first_why or 'none'}",
-            )
-            raise fault.at(self.output)
+            wanted = "sources of which something can be indexed"
+            if not reached.skipped:
+                raise Fault(wanted, "no record", "Give another source.").at(self.output)
+            left_out = f"none; left out: {reached.skipped:,}, see {self.listing}"
+            raise Fault(wanted, left_out, f"The first: {self.first_why}").at(self.output)
         self.state.finish()
         if not reached.skipped:
             self.listing.unlink(missing_ok=True)

@@ -78,7 +78,7 @@ def _read(pickled: Path) -> dict[str, Tensor]:
     try:
         found: Any = torch.load(pickled, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = f"{type(error).__name__}: {error}".strip(" :").partition("\n")[0]
         raise CheckpointError(
             str(pickled),
             expected="a pickle of tensors alone",

@@ -56,7 +56,7 @@ def _from_hub(repository: str) -> Path:
             repository, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].removeprefix("Got: ")
         raise CheckpointError(
             repository,
             expected="a checkpoint directory, or a repository on the Hugging Face hub that can be reached",

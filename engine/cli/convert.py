@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import Json
+from engine.cli.options import Json, check_there
 from engine.cli.output import show
 
 
@@ -17,6 +17,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write pickled weights into a checkpoint directory as safetensors, which everything else reads."""
+    check_there("pickled", pickled, "a file of weights")
+    check_there("checkpoint", checkpoint, "a checkpoint directory")
     from engine.checkpoints.convert import convert as run
 
     written = run(pickled, checkpoint)

@@ -15,20 +15,34 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 from engine.system.terminal import visible, write_anything
 from engine.system.threads import wait_passively
 
 BAD_INPUT, FAILED, STOPPED = 2, 1, 130
+# Of click's, which typer brings within itself or as a package, by its version.
+UsageError: Any = BadParameter.__mro__[1]
 # Of torch's allocators, on a CPU and on a GPU; NumPy's raise MemoryError.
 _NO_MEMORY = ("can't allocate memory", "out of memory")
 # Of torch.save and of safetensors, which raise no OSError.
 _NOT_WRITTEN = ("iostream error", "PytorchStreamWriter failed", "(os error ")
 
 
-class _Stops:
-    """Ctrl-C ends a command with a line, whatever it was doing."""
+class _Ends:
+    """Wrong usage and Ctrl-C end a command with a line, whatever it was doing."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            code = super().main(*args, **extra | {"standalone_mode": False})  # type: ignore[misc]
+        except UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()
+                sys.exit(BAD_INPUT)
+            path = "python -m engine" if error.ctx is None else error.ctx.command_path
+            _end(BAD_INPUT, f"{error.format_message().rstrip('.')}. See {path} --help")
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, context: Any) -> Any:
         try:
@@ -38,7 +52,7 @@ class _Stops:
             raise SystemExit(STOPPED) from None
 
 
-class Command(_Stops, TyperCommand):
+class Command(_Ends, TyperCommand):
     """One command, as `typer.Typer.command(cls=…)` takes it; a path that is given must be one.
 
     An empty one, as from a variable that is not set, would be the current directory.
@@ -47,7 +61,11 @@ class Command(_Stops, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from engine.checks import check_path
 
-        given, *_ = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            given, *_ = self.make_parser(ctx).parse_args(args=list(args))
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
         assert self.callback is not None
         for name, parameter in signature(self.callback).parameters.items():
             if _is_path(parameter.annotation):
@@ -62,7 +80,7 @@ def _is_path(annotation: Any) -> bool:
     return annotation is Path or any(map(_is_path, get_args(annotation)))
 
 
-class Commands(_Stops, TyperGroup):
+class Commands(_Ends, TyperGroup):
     """Several, as `typer.Typer(cls=…)` takes them."""
 
 

@@ -64,7 +64,7 @@ def evaluate(
     check_there("dataset", dataset, "captioned pictures")
     from engine.evaluation.command import Request, check_outputs, counts, write_outputs
 
-    check_outputs(output or [])
+    check_outputs(output or [], save_vectors)
     request = Request(
         source=source,
         dataset=dataset,

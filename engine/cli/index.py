@@ -43,6 +43,7 @@ def index(
 ) -> None:
     """Make an index of pictures or vectors, or add to one; goes on where an interrupted run stopped."""
     from engine.building import build_index
+    from engine.checks import check_count
     from engine.index.manifest import MANIFEST
 
     try:
@@ -53,7 +54,7 @@ def index(
             default=EXAMPLE_CHECKPOINT if EXAMPLE_CHECKPOINT.is_dir() else None,
             normalize=normalize,
             coarse_dtype=coarse_dtype,
-            segment=save_every,
+            segment=check_count("save_every", save_every),
         )
     except KeyboardInterrupt:
         saved = "what was saved stays" if (output / MANIFEST).exists() else "nothing was saved yet"

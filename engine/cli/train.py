@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from engine.checks import may_be_hub_id
 from engine.cli.ending import STOPPED, say
 from engine.cli.options import Images, Json, Skip, check_there, with_options_of
 from engine.cli.output import show
@@ -59,6 +60,10 @@ def train(
     """
     settings = Settings(**chosen)
     check_there("source", source, "captioned pictures")
+    if checkpoint and not image_weights and not may_be_hub_id(checkpoint):
+        check_there("checkpoint", checkpoint, "a checkpoint directory")
+    if image_weights and not checkpoint:
+        check_there("image_weights", image_weights, "EfficientNet-Lite0 weights in safetensors")
     from engine.training.command import train_on
 
     try:

@@ -118,25 +118,32 @@ class Request:
         return encoder.reference.sha256, pool
 
 
-def check_outputs(files: Sequence[Path]) -> None:
+def check_outputs(files: Sequence[Path], save_vectors: Path | None = None) -> None:
     """Raise, before the long work, for files that could not be written after it."""
     for file in files:
-        if file.suffix not in (".json", ".md", *plot.FORMATS):
-            raise InvalidArgument(
-                "output",
-                expected=f"a file ending in .json, .md or {', '.join(plot.FORMATS)}",
-                got=str(file),
-                remedy="The suffix says what to write.",
-            )
-        if not file.parent.is_dir():
-            raise InvalidArgument(
-                "output",
-                expected="a file in a folder that is there",
-                got=str(file),
-                remedy=f"Make {file.parent} first.",
-            )
+        _check_output("output", file, (".json", ".md", *plot.FORMATS))
         if file.suffix in plot.FORMATS:
             plot.check_plotting()
+    if save_vectors is not None:
+        _check_output("save_vectors", save_vectors, (".safetensors",))
+
+
+def _check_output(name: str, file: Path, suffixes: Sequence[str]) -> None:
+    """A file that can be written, with one of these suffixes."""
+    if file.suffix not in suffixes:
+        raise InvalidArgument(
+            name,
+            expected=f"a file ending in {' or '.join(suffixes)}",
+            got=str(file),
+            remedy="The suffix says what to write.",
+        )
+    if not file.parent.is_dir() or file.is_dir():
+        raise InvalidArgument(
+            name,
+            expected="a file in a folder that is there",
+            got=f"{file}, a folder" if file.is_dir() else str(file),
+            remedy="Name a file." if file.is_dir() else f"Make {file.parent} first.",
+        )
 
 
 def write_outputs(facts: dict[str, Any], report: Report, files: Sequence[Path]) -> None:

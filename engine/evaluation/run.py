@@ -111,9 +111,10 @@ def _ranked(
             matrix = learn_reduction(item_fine, dim, source).to(device)
             query_coarse, item_coarse = query_fine.float() @ matrix, reduced(item_fine, matrix)
         asked, searched = Embeddings(query_coarse, query_fine), Embeddings(item_coarse, item_fine)
-        ranked = staged_ranks(asked, wanted, searched, shown, candidates, depth)
+        kept = {count: min(count, len(item_fine)) for count in candidates}
+        ranked = staged_ranks(asked, wanted, searched, shown, sorted(set(kept.values())), depth)
         for count in candidates:
-            found[Way("two_stage", source, dim, count)] = ranked[count]
+            found[Way("two_stage", source, dim, count)] = ranked[kept[count]]
         found[Way("coarse", source, dim, None)] = ranked[0]
     return found
 

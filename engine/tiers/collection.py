@@ -160,6 +160,13 @@ class Collection:
 
     def write_under(self, lock: WriterLock) -> None:
         """Use this writer lock, which the caller took; `close` lets go of it."""
+        if not isinstance(lock, WriterLock):
+            raise InvalidArgument(
+                "lock",
+                expected="an engine.index.WriterLock",
+                got=repr(lock),
+                remedy="Take one first: `WriterLock.take(directory)`.",
+            )
         with self._changing:
             if self.is_closed:
                 raise _closed()

@@ -79,6 +79,7 @@ def train(
     where the loss is no number, and errors of data set, checkpoint and arguments before anything is trained.
     """
     began = time.monotonic()
+    _check_start(image_weights, checkpoint)
     # Enough concepts, before anything is computed or written.
     _check_hard(settings, Sampler(examples, settings.batch_size, 1, settings.seed))
     set_seed(settings.seed)
@@ -130,13 +131,7 @@ def train(
     return facts
 
 
-def _start(
-    examples: Sequence[Example],
-    settings: Settings,
-    image_weights: Path | None,
-    checkpoint: Path | None,
-) -> Start:
-    """The model, what of it is trained, and everything ready for features."""
+def _check_start(image_weights: Path | None, checkpoint: Path | None) -> None:
     if (image_weights is None) == (checkpoint is None):
         raise InvalidArgument(
             "checkpoint",
@@ -144,6 +139,15 @@ def _start(
             got="neither" if checkpoint is None else "both",
             remedy="Give --image-weights FILE or --checkpoint DIRECTORY.",
         )
+
+
+def _start(
+    examples: Sequence[Example],
+    settings: Settings,
+    image_weights: Path | None,
+    checkpoint: Path | None,
+) -> Start:
+    """The model, what of it is trained, and everything ready for features."""
     if checkpoint is not None:
         start = from_checkpoint(checkpoint, settings)
     else:

@@ -24,6 +24,8 @@ SCRATCH: dict[str, Any] = {
 BACKBONE_COARSE_DIM = 64  # what the index takes by default too
 RATE, RATE_FROM_CHECKPOINT = 3e-3, 1e-3
 VIEWS, VIEWS_ON_BACKBONE = 3, 1
+MOST = (1 << 31) - 1  # of any count
+LARGEST_SEED = (1 << 32) - 1  # NumPy's
 
 
 def _setting(
@@ -33,9 +35,10 @@ def _setting(
     *,
     least: float | None = None,
     above: float | None = None,
+    most: int = MOST,
 ) -> Any:
-    """A field with its help in the command line, the panel that shows it, and its least value."""
-    about = {"help": help, "panel": panel, "least": least, "above": above}
+    """A field with its help in the command line, the panel that shows it, and its least and largest value."""
+    about = {"help": help, "panel": panel, "least": least, "above": above, "most": most}
     return field(default=default, metadata=about)
 
 
@@ -121,7 +124,7 @@ class Settings:
     )
     phrasing: bool = _setting(True, "Say captions in other ways (not on CLIP).", RUN)
     every: int = _setting(200, "Steps between two states and validations.", RUN, least=1)
-    seed: int = _setting(0, "Of everything drawn at random.", RUN, least=0)
+    seed: int = _setting(0, "Of everything drawn at random.", RUN, least=0, most=LARGEST_SEED)
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -136,6 +139,8 @@ class Settings:
                 raise _refused(one.name, f"at least {least}", value)
             if above is not None and not above < value < math.inf:
                 raise _refused(one.name, f"a number above {above}", value)
+            if type(value) is int and value > one.metadata["most"]:
+                raise _refused(one.name, f"at most {one.metadata['most']:,}", value)
         if not self.coarse_weight + self.fine_weight > 0:
             raise _refused("coarse_weight", "a weight above 0 for a level", self.coarse_weight)
 

@@ -22,7 +22,7 @@ from engine.__main__ import main
 from engine.building import build_index
 from engine.cli.ending import Command, run_command
 from tests.conftest import PICTURES, ROOT
-from tests.engine.cli.running import assert_refused, run, run_json
+from tests.engine.cli.running import apart, assert_refused, run, run_json
 
 NAMES = [f"i{number}" for number in range(8)]
 
@@ -174,6 +174,40 @@ def test_closed_streams(index: Path) -> None:
     for line, code in ((f"{shell} {index} >&-", 0), (f"{shell} {index}x 2>&-", 2)):
         child = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True)
         assert (child.returncode, child.stdout, child.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nope", "No such command 'nope'. See python -m engine --help"),
+        ("search", "Missing argument 'index'. See python -m engine search --help"),
+        ("search i x --bogus", "No such option: --bogus. See python -m engine search --help"),
+        ("search i x -k", "Option '-k' requires an argument. See python -m engine search --help"),
+        ("index x -o y --coarse-dtype f", "--coarse-dtype"),
+        ("index x -o y --save-every 0", "save_every: expected an integer of at least 1, got 0."),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: str, message: str) -> None:
+    child = apart(*arguments.split())
+    assert child.returncode == 2
+    (line,) = child.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_ctrl_c_while_the_command_is_loaded() -> None:
+    code = (
+        "import builtins, sys\n"
+        "found = builtins.__import__\n"
+        "def stopped(name, *rest):\n"
+        "    if name.startswith('engine.cli'): raise KeyboardInterrupt\n"
+        "    return found(name, *rest)\n"
+        "import engine.__main__\n"
+        "builtins.__import__ = stopped\n"
+        "engine.__main__.main()\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "stopped\n")
 
 
 def test_ctrl_c(tmp_path: Path) -> None:

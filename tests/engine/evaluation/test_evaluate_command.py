@@ -207,8 +207,10 @@ def test_what_is_left_out_is_listed(tiny_dataset: Path, untrained: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "figures.xlsx"], "output: expected a file ending in .json, .md or .png"),
+        (["-o", "figures.xlsx"], "output: expected a file ending in .json or .md or .png"),
         (["-o", "nowhere/figures.json"], "output: expected a file in a folder that is there"),
+        (["--save-vectors", "x.npy"], "save_vectors: expected a file ending in .safetensors"),
+        (["--save-vectors", "nowhere/x.safetensors"], "save_vectors: expected a file in a folder"),
         (["--candidates", "8,many"], "candidates: expected integers separated by commas"),
         (["--dims", "8;16"], "dims: expected integers separated by commas"),
     ],

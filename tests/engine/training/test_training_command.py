@@ -102,6 +102,12 @@ def test_what_the_command_refuses(
         ([*small_run, "--hard", 6], engine.InvalidArgument, "less than the 6 concepts"),
         ([*small_run, "--steps", 0], engine.InvalidArgument, "steps: expected at least 1"),
         (
+            [*small_run, "--steps", 10**20],
+            engine.InvalidArgument,
+            "at most 2,147,483,647, got 1000",
+        ),
+        ([*small_run, "--seed", 1 << 32], engine.InvalidArgument, "seed: expected at most 4,294"),
+        (
             ["--batch-size", 4, "--image-weights", tiny_dataset / "captions.jsonl"],
             engine.CheckpointError,
             "captions.jsonl: expected EfficientNet-Lite0 weights in safetensors, got ",

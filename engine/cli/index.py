@@ -61,7 +61,8 @@ def index(
         say(f"stopped; {saved}, and the same command goes on from there")
         raise typer.Exit(STOPPED) from None
     made_by = report.index.checkpoint
-    if checkpoint is None and made_by is not None and Path(made_by.path) == EXAMPLE_CHECKPOINT:
+    fresh = checkpoint is None and len(report.index) == report.indexed
+    if fresh and made_by is not None and Path(made_by.path) == EXAMPLE_CHECKPOINT:
         say("encoded by the example checkpoint, which knows drawings; name yours with --checkpoint")
     facts = facts_of(report.index) | {
         "index": str(output),

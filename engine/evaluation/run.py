@@ -40,7 +40,8 @@ def evaluate(
     fine_dim = pool.images.fine.shape[1]
     check_request(fine_dim, len(pool.images), candidates, dims, folds)
     counts, baselines = sorted(set(candidates)), sorted(set(dims))
-    depth = max([DEPTH, *counts])
+    most = max(len(pool.images), len(pool.texts))
+    depth = max([DEPTH, *(min(count, most) for count in counts)])
     sources = _sources(pool, baselines)
     parts = pool.folds(folds)
     places: dict[Direction, dict[Way, list[Tensor]]] = {name: {} for name in DIRECTIONS}

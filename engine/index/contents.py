@@ -125,7 +125,7 @@ class Contents:
                 argument,
                 expected=f"ids that the index holds ({len(self):,} {kind})",
                 got=repr(wanted[int((rows < 0).argmax())]),
-                remedy="Add the item first; `index.find([id])` says -1 where there is none.",
+                remedy="Leave it out, or add the item first.",
             )
         return rows
 

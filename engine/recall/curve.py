@@ -29,6 +29,9 @@ class Curve:
     def __iter__(self) -> Iterator[tuple[int | None, float, float]]:
         return iter(self.rows)
 
+    def __str__(self) -> str:
+        return self.to_markdown()
+
     def to_markdown(self) -> str:
         """A table, a line per number of candidates."""
         lines = [

@@ -169,7 +169,7 @@ def test_a_report_of_known_answers(four: list[Example]) -> None:
     """Fine vectors are perfect; coarse ones all alike, so coarse search returns rows in order."""
     pool, kept = encode_pool(Spelling(), four)  # type: ignore[arg-type]
     report = evaluate(pool, candidates=[32])
-    many = evaluate(pool, candidates=[4, 1 << 70])  # more than there are, and than memory holds
+    many = evaluate(pool, candidates=[8, 1 << 70])  # more than there are, and than memory holds
     kept_all = [found for way, found in many.recalls.items() if way.search == "two_stage"]
     assert kept_all == [list(report.recalls.values())[1]] * 2
     fine, two_stage, coarse = report.recalls.values()

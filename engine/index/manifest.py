@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from engine.errors import CheckpointMismatch, IndexFormatError
 from engine.index.remedies import RESTORE
 
-FORMAT, VERSION = "hivlp-index", 3
-READABLE = (2, VERSION)  # a field that an older version lacks has its default
+FORMAT, VERSION = "hivlp-index", 2
 MANIFEST = "manifest.json"
 # Bytes: those of some 20,000 segments, of which an index that is written here has less than a thousand.
 LONGEST = 1 << 25
@@ -221,10 +220,10 @@ def parse_manifest(file: Path, text: bytes) -> tuple[Manifest, str]:
             str(file), expected="a JSON object", got=str(error), remedy=RESTORE
         ) from None
     found = (body.get("format"), body.get("version")) if isinstance(body, dict) else ()
-    if found not in [(FORMAT, version) for version in READABLE]:
+    if found != (FORMAT, VERSION):
         raise IndexFormatError(
             str(file),
-            expected=f"format {FORMAT!r}, version {' or '.join(map(str, READABLE))}",
+            expected=f"format {(FORMAT, VERSION)}",
             got=str(found),
             remedy="Open it with the release that wrote it, or build the index again.",
         )

@@ -69,8 +69,8 @@ def test_search_and_ids(timed: Timed, benchmark: Any, count: int, ids: str, segm
     """A search of 256 queries for 100 hits each, and their ids: what share of the time these take."""
     whole, queries = collection(count)
     given = range(count) if ids == "integers" else [f"image-{row:09d}.jpg" for row in range(count)]
-    times: dict[str, list[float]] = {"search": [], "ids": []}
     retriever = engine.Retriever(in_segments(whole.index, given, segments), candidates=4 * HITS)
+    times: dict[str, list[float]] = {"search": [], "ids": []}
 
     def search_and_ids() -> engine.SearchResult:
         started = time.perf_counter()

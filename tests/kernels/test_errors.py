@@ -153,7 +153,7 @@ def test_triton_where_it_cannot_run_lists_the_inputs_and_every_reason() -> None:
     assert "int64[2, 3] on cpu" in done.stdout
     reasons = [line.partition("which cannot: ")[2].split("; ") for line in done.stdout.splitlines()]
     assert len(reasons) == 3  # a line for each call
-    assert sum(map(len, reasons)) >= 4  # no CUDA, and k
+    assert all(len(each) >= 2 for each in reasons)  # no CUDA, and a number that is too large
     assert done.stdout.count("4097") >= 2
     assert "k is 4097: at most 4096" in done.stdout
     assert "vectors have 4097 entries: at most 4096" in done.stdout

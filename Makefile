@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+# uv installs in seconds. pip brings PyTorch: where a CPU build of it is at hand, pip alone finds it.
 PIP    := $(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt
+UV     := $(PY) -m uv pip install --python $(PY) --compile-bytecode -c constraints.txt
 OUT    ?= build/gpu
 SMOKE  ?= tests/test_import_rules.py tests/test_readme.py tests/engine/test_retriever.py
 
@@ -21,12 +23,14 @@ $(PY):
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
 	@echo "installing what the demo needs: PyTorch, transformers, Pillow, PyArrow (once)"
-	@$(PIP) --no-compile -e ".[models,metadata]"
+	@$(PIP) torch uv
+	@$(UV) -e ".[models,metadata]"
 	@touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(PY)
 	@echo "installing what all targets need: peers, exporters, test tools (once)"
-	@$(PIP) -e ".[dev,bench]"
+	@$(PIP) torch uv
+	@$(UV) -e ".[dev,bench]"
 	@touch $(VENV)/.demo $@
 
 demo: setup-demo               ## index the bundled pictures, search them, write demo.html

@@ -23,13 +23,16 @@ _SIZES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8), start=1))  # of TI
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
-def passes(content: bytes) -> int:
-    """How often decoding goes over the pixels. ValueError where the headers ask for too much."""
+def passes(content: bytes) -> tuple[int, bool]:
+    """How often decoding goes over the pixels, and whether a JPEG has the mark of its end.
+
+    ValueError where the headers ask for too much.
+    """
     if content.startswith(b"\xff\xd8"):
         return _scans(content)
     if content.startswith(b"\x89PNG"):
         _check_chunks(content)
-    return 1
+    return 1, True
 
 
 def orientation(info: Mapping[Any, Any]) -> int:
@@ -49,7 +52,7 @@ def orientation(info: Mapping[Any, Any]) -> int:
     return int(match[1]) if match else found
 
 
-def _scans(jpeg: bytes) -> int:
+def _scans(jpeg: bytes) -> tuple[int, bool]:
     """Segments are walked, not searched: they hold anything."""
     scans = segments = junk = 0
     exif, at = b"", 2
@@ -68,7 +71,7 @@ def _scans(jpeg: bytes) -> int:
     if not scans and len(jpeg) - at > MAX_JUNK:
         raise ValueError("too many bytes between segments, and no scan")
     _check_tags(exif)
-    return scans
+    return scans, marker is not None
 
 
 def _check_chunks(png: bytes) -> None:

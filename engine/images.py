@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
     ImageSource: TypeAlias = Image | Path | Member | bytes
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".jfif", ".jpe", ".jif", ".pjpeg", ".apng"),
+    *(".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+)
 # Pictures too, but not of a kind that is read.
-OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2")
+OTHER_SUFFIXES = (".jxl", ".jp2", ".psd", ".svg", ".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF image"
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28
 # A progressive JPEG of a few megabytes may ask for thousands of passes, minutes of work; real ones have about ten.
@@ -51,10 +56,13 @@ def is_image(value: object) -> bool:
 
 
 def read_image(source: "ImageSource") -> "Image":
-    """An RGB image, upright by its EXIF tag, transparency laid on white; the first frame of an animated one.
+    """An RGB image, upright by its EXIF tag, transparency laid on white; the first frame of several.
 
-    Raises ImageError naming the file where it is not a whole JPEG, PNG or WebP of at most 100 megapixels,
-    256 MiB and 100 scans.
+    HEIC is read where the package pillow-heif is installed. A JPEG that lacks nothing but the mark of its end is
+    read. `remark` says of an opened image what of it is not read.
+
+    Raises ImageError naming the file where it is not whole, not of `FORMATS`, or of more than 100 megapixels,
+    256 MiB or 100 scans.
     """
     return decode_image(open_image(source), source)
 
@@ -67,11 +75,12 @@ def open_image(source: "ImageSource") -> "Image":
         raise MissingPackage.of("pillow", "models", "Reading images") from None
 
     with _refusing(source):
+        ends, content, formats = True, b"", (*FORMATS, *_more_formats())
         if isinstance(source, Image.Image):
             image = source
         else:
             content = source if isinstance(source, bytes) else _content(source)
-            scans = passes(content)
+            scans, ends = passes(content)
             if scans > MAX_SCANS:
                 raise ImageError(
                     _name(source),
@@ -79,7 +88,7 @@ def open_image(source: "ImageSource") -> "Image":
                     got="more",
                     remedy="Save it again.",
                 )
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=formats)
             if scans * image.width * image.height > MAX_SCANNED:
                 raise ImageError(
                     _name(source),
@@ -94,7 +103,55 @@ def open_image(source: "ImageSource") -> "Image":
                 got=f"{image.width}x{image.height}",
                 remedy="Scale it down first.",
             )
+        return image if ends else _ended(image, content, formats)
+
+
+def remark(image: "Image") -> str | None:
+    """What is worth saying of an image as `open_image` returns it, although it can be read."""
+    if image.info.get("unended"):
+        return "a JPEG without the mark of its end"
+    with _SILENCE:
+        several = getattr(image, "is_animated", False)
+    return "the first picture of several in one file" if several else None
+
+
+_END = b"\xff\xd9"
+_MORE = [
+    bytes([value]) * 4096 + _END for value in (0x55, 0x92, 0xAA, 0xFE)
+]  # bits of every kind, no mark in them
+
+
+def _ended(image: "Image", content: bytes, formats: tuple[str, ...]) -> "Image":
+    """The image, decoded, if it is a whole one that lacks the mark of its end; else as it was.
+
+    A decoder that still wants bits takes those of `_MORE`, and a decoder that has all passes over them.
+    """
+    from PIL import Image
+
+    def decoded(more: bytes) -> Image.Image:
+        found = Image.open(io.BytesIO(content + more), formats=formats)
+        found.load()
+        return found
+
+    try:
+        ended = decoded(_END)
+        if any(decoded(more).tobytes() != ended.tobytes() for more in _MORE):
+            return image
+    except _FAULTS:
         return image
+    ended.info["unended"] = True
+    return ended
+
+
+@cache
+def _more_formats() -> tuple[str, ...]:
+    """HEIF where something reads it: Pillow itself does not."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 def decode_image(image: "Image", source: "ImageSource") -> "Image":
@@ -208,14 +265,14 @@ def _refusing(source: "ImageSource") -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError(
             _name(source),
-            expected="a JPEG, PNG or WebP image",
+            expected=KINDS,
             got="something else",
-            remedy="Convert it, or leave it out.",
+            remedy="Convert it, or leave it out. HEIC needs: pip install pillow-heif.",
         ) from None
     except (*_FAULTS, Image.DecompressionBombError) as error:
         raise ImageError(
             _name(source),
-            expected="a whole JPEG, PNG or WebP image",
+            expected=KINDS.replace("a ", "a whole ", 1),
             got=str(error) or type(error).__name__,
             remedy="Repair it, or leave it out.",
         ) from None

@@ -29,6 +29,7 @@ class Block:
     places: where each of `ids` is in the source.
     vectors: one row per id; None where there is no id.
     held: records that the index held before the build began.
+    remarks: what is to be said of records that are added, one entry each.
     """
 
     taken: int = 0
@@ -38,6 +39,7 @@ class Block:
     skipped: list[Skip] = field(default_factory=list)
     held: int = 0
     places: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def finite(

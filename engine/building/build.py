@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -58,6 +59,7 @@ def build_index(
     normalize: bool = False,
     coarse_dtype: CoarseDtype | None = None,
     segment: int = SEGMENT,
+    exclude: Sequence[str] = (),
 ) -> Built:
     """Index what `paths` hold, as `sources.open_sources` reads them, into the directory `output`.
 
@@ -73,6 +75,7 @@ def build_index(
         coarse_dtype: of a new index; None = that of given coarse vectors, else float32.
         segment: where the index has to learn its reduction, or a scale for int8, the first one is of at least 4,096
             records. Given vectors are saved 8,192 at a time at least.
+        exclude: patterns as shells have them, of names or paths in folders: pictures and folders to pass over.
 
     Memory: the coarse vectors, one segment of the rest, and what `encoding` says.
     Raises DatasetError where nothing at all can be indexed, and EngineErrors of what it uses.
@@ -82,12 +85,13 @@ def build_index(
     given = [check_path(f"paths[{place}]", path) for place, path in enumerate(listed)]
     segment = check_count("segment", segment)
     normalize = check_flag("normalize", normalize)
+    excluded = tuple(check_list("exclude", exclude, expected="a list of patterns"))
     check_place(output)
     # Locked before the first look: two builds cannot both find nothing.
     with storing(output), locked(output.absolute()) as lock:
         known = Index.open(output) if (output / MANIFEST).exists() else None
         _check_coarse_dtype(coarse_dtype, known)
-        opened = [surveyed(source) for source in open_sources(given)]
+        opened = [surveyed(source) for source in open_sources(given, excluded)]
         encoder = _encoder(checkpoint, known, default, [source for source, _ in opened])
         check_dims([source for source, _ in opened], encoder)
         return _Build(opened, output, known, encoder, normalize, coarse_dtype, segment, lock).run()
@@ -221,6 +225,7 @@ class _Build:
             listed=self.listing.stat().st_size if self.listing.exists() else 0,
             kinds=dict(self.kinds.known),
             lost=dict(self.kinds.lost),
+            noted=dict(gathered.remarks + Counter(self.reached.noted)),
         )
         self.state.publish(self.reached)
         if ids:
@@ -293,6 +298,7 @@ class _Build:
             self.listing if reached.skipped else None,
             dict(self.kinds.lost),
             resumed,
+            dict(reached.noted),
         )
 
     def _done(self) -> int:

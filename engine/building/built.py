@@ -16,6 +16,7 @@ class Built:
     listed: the file that says of each one left out where it is and why; None where there is none.
     lost: metadata values that did not fit their column, by column.
     resumed: records that an interrupted build had done before.
+    noted: of how many of the records added something was not read, by what that is.
     """
 
     index: Index
@@ -25,6 +26,7 @@ class Built:
     listed: Path | None
     lost: dict[str, int]
     resumed: int
+    noted: dict[str, int]
 
     def remarks(self) -> list[str]:
         """What is worth saying beside the number of items indexed, a line each."""
@@ -35,6 +37,7 @@ class Built:
             lines.append(f"{self.held:,} records were in the index before")
         if self.skipped:
             lines.append(f"{self.skipped:,} records left out, see {self.listed}")
+        lines += [f"{count:,} of those added: {said}" for said, count in self.noted.items()]
         lines += [
             f"{count:,} values of the metadata column {name!r} left out: of another kind than the first"
             if name != BEYOND

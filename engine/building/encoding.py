@@ -32,12 +32,14 @@ BATCH_BYTES = 1 << 26
 
 @dataclass
 class _Coming:
-    """A record on its way: `image` is opened, then decoded; `why` says why not. `held`: the index has it."""
+    """A record on its way: `image` is opened, then decoded; `why` says why not, `remark` what of it is not read.
+    `held`: the index has it."""
 
     record: Record
     image: "Image | None" = None
     why: str = ""
     held: bool = False
+    remark: str | None = None
 
 
 def encode_records(
@@ -64,6 +66,7 @@ def encode_records(
                 pictures.append(image)
                 block.ids.append(record.name)
                 block.places.append(record.place)
+                block.remarks += [said for said in (coming.remark, _flaw(record)) if said]
                 block.metadata.append(dict(record.values))
         if pictures:
             assert encoder is not None  # `build_index` sees to it
@@ -152,6 +155,7 @@ def _open(coming: _Coming) -> None:
     assert coming.record.picture is not None  # or there would be a fault
     try:
         coming.image = images.open_image(coming.record.picture)
+        coming.remark = images.remark(coming.image)
     except ImageError as error:
         coming.why = str(error)
 
@@ -165,6 +169,10 @@ def _decode(coming: _Coming) -> "Image | None":
     except ImageError as error:
         coming.why = str(error)
         return None
+
+
+def _flaw(record: Record) -> str | None:
+    return None if record.flaw is None else f"expected {record.flaw.expected}"
 
 
 def _size(record: Record) -> int:

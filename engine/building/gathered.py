@@ -1,5 +1,6 @@
 """`Gathered`: the blocks of one segment, encoded and not added yet."""
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class Gathered:
         self.places: list[str] = []
         self.metadata: list[Any] = []
         self.skipped: list[Skip] = []
+        self.remarks = Counter[str]()
         self._vectors: list[Embeddings] = []
 
     def take(self, block: Block, source: Source, ids_are: IdKind | None, kinds: Kinds) -> None:
@@ -36,6 +38,7 @@ class Gathered:
         self.places += block.places
         self.metadata += [kinds.settle(values) for values in block.metadata]
         self.skipped += block.skipped
+        self.remarks.update(block.remarks)
         if block.vectors is not None and block.ids:
             self._vectors.append(block.vectors)
 

@@ -23,7 +23,7 @@ from engine.queries.batch import as_vectors
 from engine.reading.folders import Folder, SinglePicture
 from engine.reading.parquet import Parquet
 from engine.reading.records import CAPTIONS, Fault, Record, captions_of
-from engine.reading.sources import TABLES, captions_file
+from engine.reading.sources import TABLES, captions_file, nested_captions
 from engine.reading.sources import Source as PictureSource
 from engine.reading.tars import Tar
 from engine.reading.vectors import BLOCK, ClipRetrieval, Table, vector_tables
@@ -68,7 +68,7 @@ class Pictures:
         """Tables are read for it, as records are joined, and names are what a folder is known by."""
         if isinstance(self.source, Folder):
             names, count = blake2b(digest_size=16), 0
-            for record in self.records():
+            for record in replace(self.source, captioned=False).records():
                 names.update(record.name.encode(errors="surrogateescape") + b"\0")
                 count += 1
             return Survey(count, names.hexdigest())
@@ -193,12 +193,14 @@ class Broken:
 Source: TypeAlias = Pictures | Vectors | Broken
 
 
-def open_sources(paths: Sequence[Path]) -> list[Source]:
+def open_sources(paths: Sequence[Path], exclude: tuple[str, ...] = ()) -> list[Source]:
     """The sources that `paths` stand for; nothing of them is read yet.
 
-    A folder is one with `img_emb` (clip-retrieval's), with `image.npy`, with a captions file, or of pictures; where
-    there is no picture in it, its `.tar` or `.parquet` files, each a source. Where several folders are given, their
-    ids begin with the folder's name. Raises DatasetError for what is not there or is of no known kind.
+    A folder is one with `img_emb` (clip-retrieval's), with `image.npy`, with a captions file, or of pictures, whose
+    folders may have captions files; where there is no picture in it, its `.tar` or `.parquet` files, each a
+    source. Where several folders are given, their ids begin with the folder's name. `exclude` as `Folder` has it.
+
+    Raises DatasetError for what is not there or is of no known kind.
     """
     folders = [path for path in paths if path.is_dir()]
     names = [path.resolve().name for path in folders]
@@ -210,7 +212,7 @@ def open_sources(paths: Sequence[Path]) -> list[Source]:
         )
         raise fault.at("sources")
     several = len(folders) > 1
-    return [source for path in paths for source in _open(path, several)]
+    return [source for path in paths for source in _open(path, several, exclude)]
 
 
 def origin(source: Source) -> Path:
@@ -220,9 +222,9 @@ def origin(source: Source) -> Path:
     return path.parent if by_path else path
 
 
-def _open(path: Path, several: bool) -> list[Source]:
+def _open(path: Path, several: bool, exclude: tuple[str, ...] = ()) -> list[Source]:
     if path.is_dir():
-        return _open_folder(path, f"{path.resolve().name}/" if several else "")
+        return _open_folder(path, f"{path.resolve().name}/" if several else "", exclude)
     if not path.exists():
         fault = Fault("a folder or file to index", "nothing", "Mend the path.")
         raise fault.at(path)
@@ -239,22 +241,39 @@ def _open(path: Path, several: bool) -> list[Source]:
     raise fault.at(path)
 
 
-def _open_folder(path: Path, prefix: str) -> list[Source]:
+def _open_folder(path: Path, prefix: str, exclude: tuple[str, ...]) -> list[Source]:
     if (path / "img_emb").is_dir() or (path / "image.npy").is_file():
         return [Vectors(path)]
     table = captions_file(path)
     if table is not None:
-        return [Pictures(TABLES[table.suffix](table, None), prefix)]
-    folder = Pictures(Folder(path), prefix)
+        return [_table(table, prefix)]
+    nested = nested_captions(path)
+    tables = [_table(file, f"{prefix}{_within(path, file.parent)}/") for file in nested]
+    covered = frozenset(_within(path, file.parent) for file in nested)
+    folder = Pictures(Folder(path, exclude, covered=covered), prefix)
     if any(record.picture is not None for record in folder.source.records()):
-        return [folder]
-    files = sorted(path.glob("*.tar")) or sorted(path.glob("*.parquet"))
+        return [*tables, folder]
+    files = _of_suffix(path, ".tar") or _of_suffix(path, ".parquet")
+    if tables:
+        return tables
     if not files and next(folder.source.records(), None) is not None:
         return [folder]  # which says why there is none
     if not files:
         fault = Fault(f"images ({', '.join(SUFFIXES)})", "none", "Give another folder.")
         raise fault.at(path)
     return [source for file in files for source in _open(file, False)]
+
+
+def _table(file: Path, prefix: str) -> Source:
+    return Pictures(TABLES[file.suffix.lower()](file, None), prefix)
+
+
+def _of_suffix(folder: Path, suffix: str) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix)
+
+
+def _within(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def surveyed(source: Source) -> tuple[Source, Survey]:

@@ -24,6 +24,7 @@ class Reached:
     indexed, held, skipped: how many records were added, were there before, were left out.
     listed: bytes of the list of what was left out.
     kinds: of metadata columns, see `kinds.Kinds`; lost: how many of their values did not fit.
+    noted: of how many of the records added something is to be said, by what that is.
     """
 
     items: int
@@ -35,6 +36,7 @@ class Reached:
     listed: int = 0
     kinds: Mapping[str, str] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
+    noted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass

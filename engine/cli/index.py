@@ -39,6 +39,12 @@ def index(
         int,
         typer.Option(help="Save after so many records, or a minute: what an interruption costs."),
     ] = 65_536,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A pattern of names or paths in folders to pass over: 'drafts', '*_small.jpg'; may be repeated."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make an index of pictures or vectors, or add to one; goes on where an interrupted run stopped."""
@@ -55,6 +61,7 @@ def index(
             normalize=normalize,
             coarse_dtype=coarse_dtype,
             segment=check_count("save_every", save_every),
+            exclude=exclude or [],
         )
     except KeyboardInterrupt:
         saved = "what was saved stays" if (output / MANIFEST).exists() else "nothing was saved yet"
@@ -71,6 +78,7 @@ def index(
         "skipped": report.skipped,
         "skipped_list": str(report.listed) if report.listed else None,
         "metadata_left_out": report.lost,
+        "noted": report.noted,
     }
     for line in report.remarks():
         say(line)

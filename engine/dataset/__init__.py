@@ -2,10 +2,10 @@
 
 | source | what it is |
 |---|---|
-| a folder | its `captions.jsonl`, `.csv`, `.tsv`, `.parquet` or `.json`; else its `*.tar` |
-| `.jsonl`, `.csv`, `.tsv`, `.parquet` | a captions file, a row a picture or a caption |
+| a folder | its captions file; else its `*.tar`; else those of its folders; else pictures beside `.txt`, `.json` |
+| `.jsonl`, `.csv`, `.tsv`, `.txt`, `.parquet` | a captions file, a row a picture or a caption |
 | `.tar` | one WebDataset shard |
-| `.json` | `dataset_flickr30k.json`, `dataset_coco.json` |
+| `.json` | `dataset_flickr30k.json`, `dataset_coco.json`, COCO's `captions_val2017.json` |
 
 `engine.reading` reads them. A row of a captions file; in JSON lines and Parquet "captions" may be a list, and
 "splits" a mapping:
@@ -19,20 +19,21 @@ part it plays in each named split, `split` its part in the one split that has no
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from engine.dataset.examples import COLUMNS, Example, Picture, Skipped, gather
-from engine.reading.karpathy import Karpathy
+from engine.reading.folders import Folder
 from engine.reading.parquet import Parquet
 from engine.reading.records import Fault, Record
-from engine.reading.sources import TABLES, Source, captions_file
+from engine.reading.sources import TABLES, Source, captions_file, nested_captions
 from engine.reading.tars import Tar
 from engine.system.files import Member
 
 __all__ = ["CAPTIONS", "Example", "Member", "Picture", "Skipped", "read_dataset"]
 
 CAPTIONS = "captions.jsonl"
-_FORMATS = (*TABLES, ".json", ".tar")
+_FORMATS = (*TABLES, ".tar")
 
 
 def read_dataset(
@@ -71,15 +72,28 @@ def read_dataset(
 
 
 def _records(source: Path, folder: Path | None) -> Iterator[Record]:
-    files = [source]
-    if source.is_dir():
-        file = captions_file(source, tuple(suffix for suffix in _FORMATS if suffix != ".tar"))
-        files = sorted(source.glob("*.tar")) if file is None else [file]
-    if not files:
-        expected = f"a captions file (captions{', '.join(TABLES)}) or *.tar in the folder"
-        raise Fault(expected, "none", "Name the captions file.").at(source)
-    for file in files:
-        yield from _opened(file, folder).records()
+    for one in _sources(source, folder):
+        # Files of one name in two folders are two pictures.
+        nested = one.by_path and source not in (one.path, one.path.parent)
+        prefix = f"{one.path.parent.relative_to(source).as_posix()}/" if nested else ""
+        for record in one.records():
+            yield replace(record, name=f"{prefix}{record.name}") if prefix else record
+
+
+def _sources(source: Path, folder: Path | None) -> list[Source]:
+    if not source.is_dir():
+        return [_opened(source, folder)]
+    file = captions_file(source)
+    files = sorted(source.glob("*.tar")) if file is None else [file]
+    if files := files or nested_captions(source):
+        return [_opened(file, folder) for file in files]
+    pictures = Folder(source)
+    if any(record.captions for record in pictures.records()):
+        return [pictures]
+    expected = (
+        f"a captions file (captions{', '.join(TABLES)}), *.tar or pictures with .txt in the folder"
+    )
+    raise Fault(expected, "none", "Name the captions file.").at(source)
 
 
 def _opened(file: Path, folder: Path | None) -> Source:
@@ -92,8 +106,6 @@ def _opened(file: Path, folder: Path | None) -> Source:
         raise Fault("a captions file", "nothing", "Mend the path.").at(file)
     if suffix == ".tar":
         return Tar(file)
-    if suffix == ".json":
-        return Karpathy(file, folder)
     if suffix == ".parquet":
         return Parquet(file, folder, wanted=COLUMNS)
     return TABLES[suffix](file, folder)

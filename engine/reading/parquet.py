@@ -8,7 +8,16 @@ from typing import Any
 from engine.errors import MissingPackage
 from engine.images import MAX_BYTES
 from engine.reading.arrow_rows import python_rows
-from engine.reading.records import IMAGE, Fault, Record, described, leaves, named_picture, row_name
+from engine.reading.records import (
+    IMAGE,
+    Fault,
+    Record,
+    described,
+    image_column,
+    leaves,
+    named_picture,
+    row_name,
+)
 from engine.system.files import check_regular
 from engine.system.forks import cached_property
 
@@ -77,9 +86,10 @@ class Parquet:
 
     @cached_property
     def _image(self) -> str:
-        """The column of the pictures: "image", or the only one that holds bytes."""
-        if IMAGE in self._types:
-            return IMAGE
+        """The column of the pictures: one of `IMAGES` that holds text or bytes, or else the only one of bytes."""
+        usable = [name for name, kind in self._types.items() if _is_text(kind) or _is_bytes(kind)]
+        if (named := image_column([*usable, *({IMAGE} & self._types.keys())])) is not None:
+            return named
         held = [name for name, kind in self._types.items() if _is_bytes(kind)]
         if len(held) != 1:
             expected = f'a column "{IMAGE}", or one column of bytes'
@@ -193,7 +203,7 @@ def _is_text(kind: Any) -> bool:
 
     if types.is_dictionary(kind):  # as pandas writes categories
         kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -201,4 +211,4 @@ def _is_bytes(kind: Any) -> bool:
 
     if types.is_struct(kind):
         return {"bytes", "path"} <= {field.name for field in kind}
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))

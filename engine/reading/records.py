@@ -1,7 +1,7 @@
 """`Record`: what a source holds of one item, and what is wrong with it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +14,13 @@ from engine.system.terminal import brief
 Picture: TypeAlias = Path | Member | bytes  # `engine.images.read_image` reads each
 
 IMAGE = "image"  # the column that names a picture
-CAPTIONS = ("captions", "caption")  # the columns that describe it; the first that is there counts
+# As the hub's image folders, Kaggle and others call it; the first that is there counts.
+IMAGES = (IMAGE, "file_name", "image_name", "filename", "file", "filepath", "image_path")
+CAPTIONS = (
+    "captions",
+    "caption",
+    "text",
+)  # the columns that describe it; the first that is there counts
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class Fault:
     def at(self, place: object) -> DatasetError:
         """The error for those who cannot go on without what is at `place`."""
         return DatasetError(str(place), expected=self.expected, got=self.got, remedy=self.remedy)
+
+
+class Passed(Fault):
+    """Why something is passed over that nobody would miss. It is listed, and is no error."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,11 @@ def named_picture(
     number: int,
     values: Mapping[str, Any],
     folder: Path,
-    column: str = IMAGE,
+    column: str | None = None,
     flaw: Fault | None = None,
 ) -> Record:
-    """The record of row `number`, whose `column` is the path of a picture below `folder`."""
+    """The record of row `number`, whose `column`, by default the first of `IMAGES`, is a path below `folder`."""
+    column = column or image_column(values) or IMAGE
     path = values.get(column)
     if not isinstance(path, str) or not path or leaves(path):
         fault = Fault(
@@ -71,6 +82,12 @@ def named_picture(
         )
         return Record(row_name(number), place, fault=fault)
     return described(Path(path).as_posix(), place, folder / path, values, column, flaw)
+
+
+def image_column(names: Iterable[str]) -> str | None:
+    """Which of these columns names the picture."""
+    held = set(names)
+    return next((name for name in IMAGES if name in held), None)
 
 
 def described(
@@ -82,17 +99,20 @@ def described(
     flaw: Fault | None = None,
 ) -> Record:
     """A record with the captions that `values` hold; `column` and the captions are no values of it."""
+    used = _captions_column(values)
     captions, unusable = captions_of(values)
-    others = {key: value for key, value in values.items() if key not in (column, *CAPTIONS)}
+    dropped = (column, used, *CAPTIONS[:2])
+    others = {key: value for key, value in values.items() if key not in dropped}
     return Record(name, place, picture, captions, others, flaw or unusable)
 
 
 def captions_of(values: Mapping[str, Any]) -> tuple[tuple[str, ...], Fault | None]:
-    """The captions with words in them of "captions", or else of "caption", and what the others are.
+    """The captions with words in them of the first of `CAPTIONS` that is there, and what the others are.
 
     One text stands for a list of one.
     """
-    said: Any = next((values[name] for name in CAPTIONS if values.get(name) is not None), [])
+    used = _captions_column(values)
+    said: Any = [] if used is None else values[used]
     listed = said if isinstance(said, list) else [said]
     usable = tuple(
         mended(text[:MAX_TEXT]) for text in listed if isinstance(text, str) and text.strip()
@@ -100,6 +120,10 @@ def captions_of(values: Mapping[str, Any]) -> tuple[tuple[str, ...], Fault | Non
     if len(usable) == len(listed):
         return usable, None
     return usable, Fault("captions with words in them", brief(listed), "Mend them, or remove them.")
+
+
+def _captions_column(values: Mapping[str, Any]) -> str | None:
+    return next((name for name in CAPTIONS if values.get(name) is not None), None)
 
 
 def row_name(number: int) -> str:

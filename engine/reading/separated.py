@@ -1,7 +1,8 @@
 """Rows of CSV and TSV files: a row that cannot be read is said to be so, and costs no other.
 
 CSV is quoted as RFC 4180 says: a field in double quotes may hold commas and line ends. TSV has no quoting, as data
-sets ship it: a row ends with its line, a field at a tab, and a quote is a character like others.
+sets ship it: a row ends with its line, a field at a tab, and a quote is a character like others. Kaggle's Flickr30k
+has a bar for the tab (`results.csv`: `image_name| comment_number| comment`).
 """
 
 import csv
@@ -13,7 +14,15 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from engine.images import OTHER_SUFFIXES, SUFFIXES
-from engine.reading.records import IMAGE, Fault, Record, decoded, named_picture, row_name
+from engine.reading.records import (
+    IMAGE,
+    Fault,
+    Record,
+    decoded,
+    image_column,
+    named_picture,
+    row_name,
+)
 from engine.system.files import MAX_LINE, bounded_lines, open_regular
 
 MAX_FAULTS = 10_000  # rows one after the other: a file of which nobody wants to know more
@@ -24,7 +33,7 @@ MAX_LINES = 1000  # of one row
 class Separated:
     """A `.csv` or `.tsv` in UTF-8, whose pictures are files of `folder` (default: the one that it lies in).
 
-    It begins with a line of column names, "image" among them.
+    It begins with a line of column names, one of `records.IMAGES` among them.
     """
 
     path: Path
@@ -51,7 +60,12 @@ class Separated:
         read = _tabs if self.path.suffix.lower() == ".tsv" else _commas
         header = read(lines, ())
         names = [decoded(name)[0] for name in header] if isinstance(header, list) else []
-        if IMAGE not in names:
+        if read is _commas and len(names) == 1 and "|" in names[0]:
+            read = _bars
+            # Flickr30k's "comment" is what others call "caption".
+            names = [name.strip() for name in names[0].split("|")]
+            names = ["caption" if name == "comment" else name for name in names]
+        if image_column(names) is None:
             hint = " without quotes" if any('"' in name for name in names) else ""
             fault = Fault(
                 f'a line of column names{hint}, "{IMAGE}" among them',
@@ -130,6 +144,19 @@ def _tabs(lines: _Lines, names: Sequence[str]) -> list[str] | Fault:
     return _counted(line.split("\t"), names, "Mend or remove the row.") if line else []
 
 
+def _bars(lines: _Lines, names: Sequence[str]) -> list[str] | Fault:
+    """As `_tabs`; spaces around a bar are none of the field's, and the last field may hold bars."""
+    if lines.peek() is None:
+        return []
+    line = lines.take()
+    if line is None:
+        return _TOO_LONG
+    if not line.strip():
+        return []
+    fields = [field.strip() for field in line.split("|", max(len(names) - 1, 0))]
+    return _counted(fields, names, "Mend or remove the row.")
+
+
 def _commas(lines: _Lines, names: Sequence[str]) -> list[str] | Fault:
     """As `_tabs`; of a row that cannot be read only the first line is used up."""
     taken: list[str | None] = []
@@ -161,12 +188,13 @@ def _commas(lines: _Lines, names: Sequence[str]) -> list[str] | Fault:
 
 def _is_row(line: str, names: Sequence[str]) -> bool:
     """Whether a line inside quotes looks like a row of its own: as many fields, a picture among them."""
-    if IMAGE not in names:
+    column = image_column(names)
+    if column is None:
         return False
     fields = next(csv.reader([line]), [])
     if len(fields) != len(names):
         return False
-    picture = fields[list(names).index(IMAGE)].lower()
+    picture = fields[list(names).index(column)].lower()
     return os.path.splitext(picture)[1] in (*SUFFIXES, *OTHER_SUFFIXES)
 
 

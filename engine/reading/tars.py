@@ -2,25 +2,26 @@
 
     00000.jpg  00000.txt  00000.json  00001.jpg  00001.txt  …
 
-The picture is `.jpg`, `.jpeg`, `.png` or `.webp`. The captions are the lines of `.txt`; without one, "captions" or
-"caption" of `.json`, whose other values are those of the record. Other files are passed over.
+The picture has a suffix of pictures, or `.img`. The captions are the lines of `.txt`, `.text`, `.caption`,
+`.captions` or `.cap`; without one, those of `.json`, whose other values are those of the record. A suffix may have
+parts, of which the last counts: `.input.jpg`. Other files are passed over.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from engine.reading.records import CAPTIONS, Fault, Record, described
+from engine.images import SUFFIXES
+from engine.reading.beside import values_of
+from engine.reading.records import Fault, Record, described
 from engine.reading.tar_headers import TarError, tar_members
 from engine.system.files import Member
 from engine.system.terminal import brief
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
-MAX_BYTES = 1 << 20  # of a `.txt` or `.json`
+PICTURES = (*(suffix.removeprefix(".") for suffix in SUFFIXES), "img", "image")
+TEXTS = ("txt", "text", "caption", "captions", "cap")
 # WebDataset's own rule: the key ends at the first dot of the file's name.
 KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
 
@@ -74,13 +75,14 @@ class Tar:
         self, key: str, files: dict[str, Member], rest: Fault | None, flaw: Fault | None
     ) -> Record:
         place = f"{self.path}:{key}"
-        picture = next((files[suffix] for suffix in PICTURES if suffix in files), None)
+        picture = _of_kind(files, PICTURES)
         if picture is None:
-            expected = f"a picture ({', '.join(PICTURES)}) in the sample"
+            expected = f"a picture ({', '.join(PICTURES[:4])}, …) in the sample"
             fault = Fault(expected, brief(sorted(files)), "Add it, or remove the sample.")
             return Record(key, place, fault=rest or fault)
         try:
-            values = _values(files)
+            said = {"txt": _of_kind(files, TEXTS), "json": _of_kind(files, ("json",))}
+            values = values_of({name: file for name, file in said.items() if file is not None})
         except (OSError, ValueError, RecursionError) as error:
             expected = "words in UTF-8 in .txt and an object in .json"
             fault = Fault(expected, str(error), "Mend the sample, or remove it.")
@@ -88,18 +90,10 @@ class Tar:
         return described(key, place, picture, values, flaw=flaw)
 
 
-def _values(files: dict[str, Member]) -> dict[str, Any]:
-    values: Any = json.loads(_text_of(files["json"])) if "json" in files else {}
-    if not isinstance(values, dict):
-        raise ValueError(brief(values))
-    if "txt" in files:
-        others = {name: value for name, value in values.items() if name not in CAPTIONS}
-        return others | {"captions": _text_of(files["txt"]).splitlines()}
-    return dict(values)
-
-
-def _text_of(member: Member) -> str:
-    """A `.txt` or `.json`; ValueError for one that is too long or no UTF-8."""
-    if member.size > MAX_BYTES:
-        raise ValueError(f"{member.size:,} bytes where at most {MAX_BYTES:,} are read")
-    return member.read_bytes().decode("utf-8-sig")
+def _of_kind(files: dict[str, Member], suffixes: tuple[str, ...]) -> Member | None:
+    """The file of one of these suffixes, or else that whose last part is one: `0.input.jpg`."""
+    whole = next((files[suffix] for suffix in suffixes if suffix in files), None)
+    if whole is not None:
+        return whole
+    parts = (member for suffix, member in files.items() if suffix.rpartition(".")[2] in suffixes)
+    return next(parts, None)

@@ -65,12 +65,12 @@ def test_an_exif_rotated_picture_is_turned_upright() -> None:
     [
         (b"", "got something else"),
         (b"hello", "got something else"),
-        (encoded(Image.new("RGB", (9, 9)), "GIF"), "got something else"),
+        (encoded(Image.new("RGB", (9, 9)), "ICO"), "got something else"),
         (
             encoded(Image.new("RGB", (64, 64), RED))[:60],
-            "expected a whole JPEG, PNG or WebP image, got ",
+            "expected a whole JPEG, PNG, .* or AVIF image, got ",
         ),
-        (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-400], "a whole JPEG, PNG or WebP"),
+        (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-400], "a whole JPEG, PNG, "),
     ],
 )
 def test_broken_pictures(tmp_path: Path, content: bytes, message: str) -> None:

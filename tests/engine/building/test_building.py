@@ -98,13 +98,21 @@ def test_folders_nested_deeply(tmp_path: Path) -> None:
     assert found == ["a.png", "d/" * 1200 + "x.png", "e.png"]
 
 
-def test_links_to_folders_are_listed(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
-    """Not walked: here, one to the folder itself, and one that has a picture's suffix."""
+def test_links_to_folders(folder: Path, encoder: engine.Encoder, tmp_path: Path) -> None:
+    """Not walked where they lead to what is read: to the folder itself, to one in it. Else followed, once."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.copy(PICTURES / "noto" / NAMES[0], outside / "x.webp")
+    (outside / "loop").symlink_to(outside)
     for name in ("again", "again.png"):
         (folder / name).symlink_to(folder)
+    for name in ("far", "farther"):
+        (folder / name).symlink_to(outside)
     report = build_index([folder], tmp_path / "index", encoder)
-    assert (report.indexed, report.skipped) == (9, 2)
-    assert [line["id"] for line in skipped_of(report)] == ["again", "again.png"]
+    assert (report.indexed, report.skipped) == (10, 4)
+    names = ["again", "again.png", "far/loop", "farther"]
+    assert [line["id"] for line in skipped_of(report)] == names
+    assert "far/x.webp" in map(str, report.index.ids)
     assert all("got a link to a folder" in line["why"] for line in skipped_of(report))
     # beside shards such a link is no picture either
     shards = tmp_path / "shards"
@@ -119,14 +127,14 @@ def test_what_cannot_be_read_is_listed(
 ) -> None:
     (folder / "aaa.png").write_bytes(content(NAMES[0])[:100])
     (folder / "bbb.jpg").write_bytes(b"")
-    (folder / "ccc.GIF").write_bytes(b"GIF89a")
+    (folder / "ccc.JXL").write_bytes(b"jxl")
     (folder / "ddd.webp").symlink_to(folder / "nowhere")
     report = build_index([folder], tmp_path / "new" / "index", encoder)
     assert (report.indexed, report.skipped) == (9, 4)
     lines = skipped_of(report)
-    assert [line["id"] for line in lines] == ["aaa.png", "bbb.jpg", "ccc.GIF", "ddd.webp"]
+    assert [line["id"] for line in lines] == ["aaa.png", "bbb.jpg", "ccc.JXL", "ddd.webp"]
     assert all(line["place"] == str(folder / line["id"]) for line in lines)
-    whys = ("a whole JPEG", "got something else", "got .gif. Convert it.", "No such file")
+    whys = ("a whole JPEG", "got something else", "got .jxl. Convert it.", "No such file")
     assert all(why in line["why"] for why, line in zip(whys, lines, strict=True))
 
 
@@ -274,7 +282,7 @@ def test_shards(encoder: engine.Encoder, tmp_path: Path) -> None:
     assert report.index.metadata_at(1) == {"captions": ["from json"], "year": 2001}
     lost = [(line["id"], line["why"]) for line in skipped_of(report)]
     assert [id for id, _ in lost[:2]] == ["002", "003"]
-    assert "expected a picture (jpg, jpeg, png, webp) in the sample, got ['txt']" in lost[0][1]
+    assert "expected a picture (jpg, jpeg, png, webp, …) in the sample, got ['txt']" in lost[0][1]
     assert "an object in .json, got" in lost[1][1]
     rest = (
         "expected a whole, uncompressed tar, got neither a file nor the end of the archive. "

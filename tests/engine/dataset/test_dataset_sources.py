@@ -264,7 +264,7 @@ def test_captions_in_text_files(tmp_path: Path) -> None:
     [
         (
             {"0.txt": b"a dog"},
-            r"s\.tar:0: expected a picture \(jpg, jpeg, png, webp\) in the sample, got",
+            r"s\.tar:0: expected a picture \(jpg, jpeg, png, webp, …\) in the sample, got",
         ),
         ({"0.jpg": b"..."}, r"s\.tar:0: expected captions with words in them.*, got none"),
         ({"0.jpg": b"", "0.txt": b" \n"}, "expected captions with words in them"),

@@ -14,6 +14,8 @@ convert.py        pickled weights to safetensors, on request only
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from engine.system.torchvision import hide_misfit
+
 if TYPE_CHECKING:
     from engine.checkpoints.checkpoint import Checkpoint, open_checkpoint
     from engine.checkpoints.processor import Processor, open_processor
@@ -25,5 +27,6 @@ def __getattr__(name: str) -> Any:
     """Loaded when first used: `files.py` alone needs no transformers."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hide_misfit()
     room = "processor" if name in ("Processor", "open_processor") else "checkpoint"
     return getattr(import_module(f"{__name__}.{room}"), name)

@@ -128,7 +128,7 @@ def _tokenizer(directory: Path) -> Any:
     """The tokenizer that `tokenizer.json` describes, to the letter.
 
     transformers' own classes of CLIP, Gemma and SigLIP would build it anew by their own rules, which have changed
-    between releases (padding side and lower case among them). One of these is kept: SigLIP 2's lower case.
+    between releases (padding side and lower case among them). One of these is kept: SigLIP's lower case.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -142,7 +142,7 @@ def _tokenizer(directory: Path) -> Any:
                 trust_remote_code=False,
                 local_files_only=True,
             )
-            if settings.get("tokenizer_class", "").startswith("Siglip2Tokenizer"):
+            if _is_siglip(directory) and _lowers(settings):
                 _lower_case(tokenizer.backend_tokenizer)
         else:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -170,6 +170,15 @@ def _refuse_other_files(file: Path, settings: Mapping[str, Any]) -> None:
                 got=f"{name}: {value!r:.80}",
                 remedy=SAVE_TOKENIZER,
             )
+
+
+def _lowers(settings: Mapping[str, Any]) -> bool:
+    """Whether a SigLIP model was trained on lower case: SigLIP 2 was, whose published directories name Gemma's
+    tokenizer, which lowers nothing."""
+    kind = str(settings.get("tokenizer_class"))
+    return kind.startswith(("Siglip2Tokenizer", "GemmaTokenizer")) or bool(
+        settings.get("do_lower_case")
+    )
 
 
 def _lower_case(tokenizer: Any) -> None:

@@ -188,10 +188,22 @@ def test_a_clip_tokenizer_of_before_tokenizer_json(small: Any, copied: Callable[
     assert_same_vectors(small("clip"), place)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tokenizer_class": "Siglip2Tokenizer"},
+        {"tokenizer_class": "GemmaTokenizer"},
+        {"tokenizer_class": "GemmaTokenizerFast", "do_lower_case": True},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True},
+    ],
+)
 def test_siglip_2_is_lower_case_where_its_tokenizer_file_forgot(
-    small: Any, copied: Callable[..., Path]
+    small: Any, copied: Callable[..., Path], said: dict[str, Any]
 ) -> None:
+    """Its published directories name Gemma's tokenizer, which lowers nothing."""
     place = copied("siglip2")
+    about = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").write_text(json.dumps(about | said))
     file = place / "tokenizer.json"
     settings = json.loads(file.read_text())
     assert settings["normalizer"]["normalizers"].pop(0) == {"type": "Lowercase"}

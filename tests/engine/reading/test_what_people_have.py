@@ -14,9 +14,9 @@ from engine.building import build_index
 from engine.building.sources import Pictures, open_sources
 from engine.dataset import read_dataset
 from engine.images import open_image, read_image, remark
+from engine.reading import sources
 from engine.reading.folders import Folder
 from engine.reading.records import Record
-from engine.reading.sources import TABLES as source_tables
 from tests.engine.building.skipped import skipped_of
 
 WHOLE = Image.effect_noise((61, 47), 90).convert("RGB")
@@ -210,5 +210,5 @@ def test_the_guide_lists_the_formats() -> None:
     ):
         assert name in {known.lower() for known in TABLES}
         assert f"`{name}`" in table
-    for suffix in source_tables:
+    for suffix in sources.TABLES:
         assert suffix in table

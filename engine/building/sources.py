@@ -259,7 +259,7 @@ def _open_folder(path: Path, prefix: str, exclude: tuple[str, ...]) -> list[Sour
     if not files and next(folder.source.records(), None) is not None:
         return [folder]  # which says why there is none
     if not files:
-        fault = Fault(f"images ({', '.join(SUFFIXES)})", "none", "Give another folder.")
+        fault = Fault(f"images ({', '.join(SUFFIXES[:4])}, …)", "none", "Give another folder.")
         raise fault.at(path)
     return [source for file in files for source in _open(file, False)]
 

@@ -85,7 +85,7 @@ def test_every_command_has_help() -> None:
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     child = run("index", tmp_path / "empty", "-o", tmp_path / "index")
-    assert_refused(child, "expected images (.jpg, .jpeg, .png, .webp), got none")
+    assert_refused(child, "expected images (.jpg, .jpeg, .png, .webp, …), got none")
     assert not (tmp_path / "index").exists()
 
 

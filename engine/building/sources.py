@@ -23,7 +23,14 @@ from engine.queries.batch import as_vectors
 from engine.reading.folders import Folder, SinglePicture
 from engine.reading.parquet import Parquet
 from engine.reading.records import CAPTIONS, Fault, Record, captions_of
-from engine.reading.sources import TABLES, captions_file, nested_captions
+from engine.reading.sources import (
+    TABLES,
+    captions_files,
+    nested_captions,
+    of_suffix,
+    opened_table,
+    prefix_of,
+)
 from engine.reading.sources import Source as PictureSource
 from engine.reading.tars import Tar
 from engine.reading.vectors import BLOCK, ClipRetrieval, Table, vector_tables
@@ -236,7 +243,7 @@ def _open(path: Path, several: bool, exclude: tuple[str, ...] = ()) -> list[Sour
     if suffix in SUFFIXES:
         return [Pictures(SinglePicture(path))]
     if suffix in TABLES:
-        return [Pictures(TABLES[suffix](path, None))]
+        return [Pictures(opened_table(path))]
     fault = Fault(", ".join(KINDS), repr(suffix or "no suffix"), "Convert it to one of these.")
     raise fault.at(path)
 
@@ -244,16 +251,16 @@ def _open(path: Path, several: bool, exclude: tuple[str, ...] = ()) -> list[Sour
 def _open_folder(path: Path, prefix: str, exclude: tuple[str, ...]) -> list[Source]:
     if (path / "img_emb").is_dir() or (path / "image.npy").is_file():
         return [Vectors(path)]
-    table = captions_file(path)
-    if table is not None:
-        return [_table(table, prefix)]
-    nested = nested_captions(path)
-    tables = [_table(file, f"{prefix}{_within(path, file.parent)}/") for file in nested]
-    covered = frozenset(_within(path, file.parent) for file in nested)
+    if files := captions_files(path):
+        return [Pictures(opened_table(file), prefix) for file in files]
+    nested = [opened_table(file) for file in nested_captions(path)]
+    tables: list[Source] = [Pictures(one, f"{prefix}{prefix_of(one, path)}") for one in nested]
+    read = [folder for one in nested for folder in (one.path.parent, one.folder) if folder]
+    covered = frozenset(_within(path, one) for one in read if one.is_relative_to(path))
     folder = Pictures(Folder(path, exclude, covered=covered), prefix)
     if any(record.picture is not None for record in folder.source.records()):
         return [*tables, folder]
-    files = _of_suffix(path, ".tar") or _of_suffix(path, ".parquet")
+    files = of_suffix(path, ".tar") or of_suffix(path, ".parquet")
     if tables:
         return tables
     if not files and next(folder.source.records(), None) is not None:
@@ -262,14 +269,6 @@ def _open_folder(path: Path, prefix: str, exclude: tuple[str, ...]) -> list[Sour
         fault = Fault(f"images ({', '.join(SUFFIXES[:4])}, …)", "none", "Give another folder.")
         raise fault.at(path)
     return [source for file in files for source in _open(file, False)]
-
-
-def _table(file: Path, prefix: str) -> Source:
-    return Pictures(TABLES[file.suffix.lower()](file, None), prefix)
-
-
-def _of_suffix(folder: Path, suffix: str) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix)
 
 
 def _within(folder: Path, path: Path) -> str:

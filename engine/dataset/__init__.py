@@ -26,7 +26,16 @@ from engine.dataset.examples import COLUMNS, Example, Picture, Skipped, gather
 from engine.reading.folders import Folder
 from engine.reading.parquet import Parquet
 from engine.reading.records import Fault, Record
-from engine.reading.sources import TABLES, Source, captions_file, nested_captions
+from engine.reading.sources import (
+    TABLES,
+    Source,
+    Table,
+    captions_files,
+    nested_captions,
+    of_suffix,
+    opened_table,
+    prefix_of,
+)
 from engine.reading.tars import Tar
 from engine.system.files import Member
 
@@ -72,24 +81,24 @@ def read_dataset(
 
 
 def _records(source: Path, folder: Path | None) -> Iterator[Record]:
-    for one in _sources(source, folder):
-        # Files of one name in two folders are two pictures.
-        nested = one.by_path and source not in (one.path, one.path.parent)
-        prefix = f"{one.path.parent.relative_to(source).as_posix()}/" if nested else ""
+    for one, prefix in _sources(source, folder):
         for record in one.records():
             yield replace(record, name=f"{prefix}{record.name}") if prefix else record
 
 
-def _sources(source: Path, folder: Path | None) -> list[Source]:
+def _sources(source: Path, folder: Path | None) -> list[tuple[Source, str]]:
+    """Each with what its names begin with: files of one name in two folders are two pictures."""
     if not source.is_dir():
-        return [_opened(source, folder)]
-    file = captions_file(source)
-    files = sorted(source.glob("*.tar")) if file is None else [file]
-    if files := files or nested_captions(source):
-        return [_opened(file, folder) for file in files]
+        return [(_opened(source, folder), "")]
+    if files := captions_files(source) or of_suffix(source, ".tar"):
+        return [(_opened(file, folder), "") for file in files]
+    if nested := [_table(file, folder) for file in nested_captions(source)]:
+        return [(one, prefix_of(one, source)) for one in nested]
     pictures = Folder(source)
     if any(record.captions for record in pictures.records()):
-        return [pictures]
+        return [(pictures, "")]
+    if files := of_suffix(source, ".parquet"):
+        return [(_opened(file, folder), "") for file in files]
     expected = (
         f"a captions file (captions{', '.join(TABLES)}), *.tar or pictures with .txt in the folder"
     )
@@ -104,8 +113,11 @@ def _opened(file: Path, folder: Path | None) -> Source:
         raise fault.at(file)
     if not file.exists():
         raise Fault("a captions file", "nothing", "Mend the path.").at(file)
-    if suffix == ".tar":
-        return Tar(file)
-    if suffix == ".parquet":
-        return Parquet(file, folder, wanted=COLUMNS)
-    return TABLES[suffix](file, folder)
+    return Tar(file) if suffix == ".tar" else _table(file, folder)
+
+
+def _table(file: Path, folder: Path | None) -> Table:
+    table = opened_table(file, folder)
+    if isinstance(table, Parquet):
+        return Parquet(file, table.folder, wanted=COLUMNS)
+    return table

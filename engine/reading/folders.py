@@ -99,9 +99,10 @@ class Folder:
     def _record(self, path: Path, names: set[str]) -> Record:
         name, place = self._name(path), str(path)
         beside = {
-            suffix: path.with_suffix(f".{suffix}")
+            suffix: path.with_suffix(f".{spelled}")
             for suffix in ("txt", "json")
-            if self.captioned and f"{path.stem}.{suffix}" in names
+            for spelled in (suffix.upper(), suffix)
+            if self.captioned and f"{path.stem}.{spelled}" in names
         }
         if not beside:
             return Record(name, place, path)

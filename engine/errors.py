@@ -18,6 +18,8 @@
 
 Each has four parts, which are its attributes: the argument or file, what was expected, what came, and what to do.
 It reads "ARGUMENT: expected EXPECTED, got GOT. REMEDY". An operation that raises has changed nothing.
+
+`MisfitWarning` is the one warning: what an index learned does not fit what it holds.
 """
 
 import errno
@@ -28,6 +30,7 @@ from typing import Any
 from kernels.errors import BackendUnavailable, EngineError, InvalidArgument
 
 __all__ = [
+    "MisfitWarning",
     "BackendUnavailable",
     "CheckpointError",
     "CheckpointMismatch",
@@ -44,6 +47,10 @@ __all__ = [
     "ImageError",
     "UnknownId",
 ]
+
+
+class MisfitWarning(UserWarning):
+    """What an index learned from its first items, such as the reduction, does not fit those that came later."""
 
 
 class UnknownId(InvalidArgument, KeyError):

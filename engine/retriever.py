@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.checks import check_count, check_counts, check_either, check_one_of, unpicklable
+from engine.checks import (
+    check_count,
+    check_counts,
+    check_either,
+    check_flag,
+    check_one_of,
+    unpicklable,
+)
 from engine.coarse.from_embeddings import empty_index, index_of
 from engine.coarse.reduction import COARSE_DIM, Reduction
 from engine.coarse.rounding import CoarseDtype
@@ -258,6 +265,7 @@ class Retriever:
         coarse_dtype: CoarseDtype | None = None,
         reduction: Reduction = "pca",
         normalize: bool = False,
+        queries: Tensor | NDArray[Any] | None = None,
         encoder: Encoder | str | Path | None = None,
         device: str = "auto",
         backend: str = "auto",
@@ -276,9 +284,11 @@ class Retriever:
                 `index.header.quantization` says what int8 costs.
             reduction: "pca" (learned rotation) or "prefix" (vectors trained that way, "Matryoshka").
             normalize: scale items and queries to unit length, so that the score is the cosine.
+            queries: `[B, D]`, a sample of the queries to come, where they are of another kind than the items, as
+                sentences for pictures: the reduction then keeps what tells items apart for these.
         """
         index = index_of(
-            fine, coarse, ids, metadata, coarse_dim, coarse_dtype, reduction, normalize
+            fine, coarse, ids, metadata, coarse_dim, coarse_dtype, reduction, normalize, queries
         )
         opening = partial(cls, device=device, backend=backend, candidates=candidates)
         return opening(index, encoder, fine_tier=fine_tier)
@@ -335,8 +345,25 @@ class Retriever:
         """Remove the items with these ids; the others keep theirs. UnknownId if one is not there."""
         self._collection.remove(ids)
 
-    def compact(self) -> None:
-        """Let go of the room of removed items. An index in a directory is saved, with all changes."""
+    def relearn(self, queries: Batch | None = None) -> None:
+        """Learn the reduction and int8's scale anew, from the fine vectors: nothing is encoded again.
+
+        For an index that has grown into other items than it began with (`engine.MisfitWarning`). `queries` as
+        `from_embeddings` has them, or texts. The calibration is let go of. `save` writes it.
+        """
+        snapshot = self._collection.snapshot
+        sample = None if queries is None else self._embedded(queries, snapshot)
+        if sample is not None:
+            sample = snapshot.projection.queries(sample, coarse_too=False)
+        self._collection.relearn(sample)
+
+    def compact(self, *, relearn: bool = False) -> None:
+        """Let go of the room of removed items. An index in a directory is saved, with all changes.
+
+        relearn: see `relearn`.
+        """
+        if check_flag("relearn", relearn):
+            self._collection.relearn(None)
         self._collection.compact()
 
     def save(self, path: str | Path | None = None, *, overwrite: bool = False) -> None:

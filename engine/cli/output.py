@@ -27,4 +27,10 @@ def facts_of(index: "Index") -> dict[str, Any]:
         "segments": len(index.segments),
         "deleted rows": index.row_count - len(index),
         "checkpoint": index.checkpoint.path if index.checkpoint else None,
-    } | (vars(quantization) if quantization else {})
+        **(
+            {name: getattr(quantization, name) for name in ("scale", "clipped", "recall")}
+            if quantization
+            else {}
+        ),
+        **({"misfits": index.header.misfits} if index.header.misfits else {}),
+    }

@@ -149,11 +149,11 @@ class Index(Contents):
 
     def reduced(
         self,
-        reduction: NDArray[np.float32],
+        reduction: NDArray[np.float32] | None,
         coarse: Sequence[Array],
         quantization: Quantization | None,
     ) -> "Index":
-        """This index with another reduction, and the coarse vectors made by it, an array for each segment."""
+        """This index with another reduction and other coarse vectors, an array for each segment."""
         segments = tuple(
             replace(segment, coarse=made, files={})
             for segment, made in zip(self.segments, coarse, strict=True)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from engine.errors import CheckpointMismatch, IndexFormatError
 from engine.index.remedies import RESTORE
 
-FORMAT, VERSION = "hivlp-index", 2
+FORMAT, VERSION = "hivlp-index", 3
+READS = (2, 3)  # version 2 lacks `learned` and `changed`
 MANIFEST = "manifest.json"
 # Bytes: those of some 20,000 segments, of which an index that is written here has less than a thousand.
 LONGEST = 1 << 25
@@ -88,7 +89,9 @@ class CheckpointReference:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How int8 coarse vectors were made: round(value / scale), clipped to -127…127.
+    """How int8 coarse vectors were made: round((value - offset) / scale), clipped to -127…127.
+
+    offset: the mean of the vectors, where it is long; () for zeros. It adds the same to all scores of a query.
 
     clipped: values beyond that among those the scale was chosen from.
     recall: the share of the best items by unrounded coarse vectors that the rounded ones found, on a sample.
@@ -97,6 +100,7 @@ class Quantization:
     scale: float
     clipped: int
     recall: float
+    offset: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Calibration:
 
     queries: how many it was measured with; recall: what they had in the mean.
     lower_bound: what it is at least, with the confidence.
-    items: how many the index held then; with more or less of them it is a default, no promise.
+    items: how many the index held then.
+    changed: how many were added or removed since: with any it is a default, no promise; with many, nothing.
     """
 
     k: int
@@ -116,6 +121,40 @@ class Calibration:
     recall: float
     lower_bound: float
     items: int
+    changed: int = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether more than a tenth of the items have changed since, and more than a few."""
+        return self.changed > max(64, self.items // 10)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a reduction was learned from, and how well it fits what came later.
+
+    items, lost: how many items, and the share of their squared length that the reduction cuts off.
+    later, later_lost: the same of the items added since.
+    queries: how many queries the axes were chosen with.
+    """
+
+    items: int
+    lost: float
+    later: int = 0
+    later_lost: float = 0.0
+    queries: int = 0
+
+    def followed_by(self, count: int, lost: float) -> "Learned":
+        """With `count` items more, of which the reduction cuts off the share `lost`."""
+        later = self.later + count
+        mean = (self.later * self.later_lost + count * lost) / later if later else 0.0
+        return replace(self, later=later, later_lost=mean)
+
+    @property
+    def misfits(self) -> bool:
+        """Whether it cuts off clearly more of what came later, and that is a part worth speaking of."""
+        many = self.later >= max(64, self.items // 20)
+        return many and self.later_lost > self.lost + 0.05
 
 
 @dataclass(frozen=True)
@@ -130,6 +169,23 @@ class Header:
     checkpoint: CheckpointReference | None = None
     quantization: Quantization | None = None
     calibration: Calibration | None = None
+    learned: Learned | None = None
+
+    @property
+    def misfits(self) -> dict[str, str]:
+        """What was learned and fits the items no longer ("reduction", "calibration"), and what to do."""
+        found, learned, calibration = {}, self.learned, self.calibration
+        if learned is not None and learned.misfits:
+            found["reduction"] = (
+                f"cuts off {learned.later_lost:.0%} of the {learned.later:,} items added since it was learned, "
+                f"{learned.lost:.0%} of the {learned.items:,} it was learned from; relearn() makes another"
+            )
+        if calibration is not None and calibration.is_stale:
+            found["calibration"] = (
+                f"was made over {calibration.items:,} items, {calibration.changed:,} were added or removed since, "
+                "and searches do not use it; calibrate() makes another"
+            )
+        return found
 
     def placed(self, directory: Path, before: Path | None) -> "Header":
         """That of an index saved in `directory`, which was opened from `before`, None for a new one."""
@@ -220,7 +276,7 @@ def parse_manifest(file: Path, text: bytes) -> tuple[Manifest, str]:
             str(file), expected="a JSON object", got=str(error), remedy=RESTORE
         ) from None
     found = (body.get("format"), body.get("version")) if isinstance(body, dict) else ()
-    if found != (FORMAT, VERSION):
+    if found not in [(FORMAT, version) for version in READS]:
         raise IndexFormatError(
             str(file),
             expected=f"format {(FORMAT, VERSION)}",
@@ -280,8 +336,9 @@ def _parsed(body: Mapping[str, Any]) -> Manifest:
         fine_dtype=body["fine_dtype"],
         normalize=body["normalize"],
         checkpoint=optional(CheckpointReference, body["checkpoint"]),
-        quantization=optional(Quantization, body["quantization"]),
+        quantization=optional(_quantization, body["quantization"]),
         calibration=optional(Calibration, body["calibration"]),
+        learned=optional(Learned, body.get("learned")),
     )
     segments = tuple(
         StoredSegment(
@@ -291,6 +348,10 @@ def _parsed(body: Mapping[str, Any]) -> Manifest:
     )
     reduction = body["reduction"]
     return Manifest(header, None if reduction is None else _file(reduction), segments)
+
+
+def _quantization(**entry: Any) -> Quantization:
+    return Quantization(**{**entry, "offset": tuple(entry.get("offset", ()))})
 
 
 def _file(entry: Mapping[str, Any]) -> StoredFile:
@@ -319,8 +380,13 @@ def _check(manifest: Manifest, count: int, file_count: int) -> None:
     if quantization is not None:
         scale = quantization.scale
         _require(type(scale) is float and math.isfinite(scale) and scale > 0, "scale", scale)
+        offset = quantization.offset
+        _require(len(offset) in (0, header.coarse_dim), "offset", len(offset))
+        _require(all(type(v) is float and math.isfinite(v) for v in offset), "offset", offset)
     if header.calibration is not None:
         _check_calibration(header.calibration)
+    if header.learned is not None:
+        _check_learned(header.learned)
     if manifest.reduction:
         _check_file(
             "reduction", manifest.reduction, (header.fine_dim, header.coarse_dim), "float32"
@@ -341,9 +407,17 @@ def _check_calibration(calibration: Calibration) -> None:
     shares = (calibration.target_recall, calibration.confidence, calibration.recall)
     for count in counts:
         _require(_is_count(count) and count > 0, "calibration", count)
+    _require(_is_count(calibration.changed), "calibration", calibration.changed)
     for share in (*shares, calibration.lower_bound):
         _require(type(share) is float and 0 <= share <= 1, "calibration", share)
     _require(calibration.candidates >= calibration.k, "calibration", calibration.candidates)
+
+
+def _check_learned(learned: Learned) -> None:
+    for count in (learned.items, learned.later, learned.queries):
+        _require(_is_count(count), "learned", count)
+    for share in (learned.lost, learned.later_lost):
+        _require(type(share) is float and 0 <= share <= 1, "learned", share)
 
 
 def _check_segment(header: Header, segment: StoredSegment) -> None:

@@ -12,7 +12,8 @@ FEWEST_CANDIDATES = 128
 
 def candidates_for(k: int, asked_for: Sequence[int | None], index: Index) -> int:
     """For the best k of `index`: the first number asked for that is not None; else as many as the index is
-    calibrated for; else max(128, 4 * k). Never more than there are rows.
+    calibrated for, unless more than a tenth of them changed since; else max(128, 4 * k). Never more than there are
+    rows.
 
     InvalidArgument where fewer than k are asked for.
     """
@@ -29,7 +30,7 @@ def candidates_for(k: int, asked_for: Sequence[int | None], index: Index) -> int
             )
         return min(int(asked), rows)
     calibration = index.header.calibration
-    if calibration is not None and k <= calibration.k:
+    if calibration is not None and k <= calibration.k and not calibration.is_stale:
         return min(calibration.candidates, rows)
     return min(max(FEWEST_CANDIDATES, 4 * k), rows)
 

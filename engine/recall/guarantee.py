@@ -50,5 +50,6 @@ def _calibrated(snapshot: Snapshot, candidates: TopK, best: TopK) -> Guarantee |
         and best.rows.shape[1] == calibration.k
         and candidates.rows.shape[1] >= calibration.candidates
         and calibration.items == len(snapshot.index)
+        and not calibration.changed
     )
     return "calibrated" if holds else None

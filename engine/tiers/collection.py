@@ -7,8 +7,13 @@ from typing import Any
 
 import torch
 
-from engine.coarse.relearning import learns_from, relearned
-from engine.coarse.rounding import round_coarse, to_int8
+from engine.coarse.relearning import (
+    fitted,
+    learns_from,
+    measured,
+    relearned,
+    relearned_whole,
+)
 from engine.embeddings import Embeddings, as_array
 from engine.errors import InvalidArgument, storing
 from engine.index import Calibration, Id, Index, OnConflict, WriterLock
@@ -59,34 +64,34 @@ class Collection:
         """All of them, or an error and no change."""
         with self._changing:
             snapshot = self.snapshot
-            if added.coarse is None and learns_from(snapshot.index, len(added)):
+            if added.coarse is None and learns_from(snapshot.index, added.fine):
                 # Checked first: one NaN would spoil every coarse vector.
                 snapshot.projection.queries(added, coarse_too=False)
                 index = relearned(snapshot.index, added.fine)
                 snapshot = Snapshot.of(index, self._device, self.tier)
             vectors = snapshot.projection.items(added)
             assert vectors.coarse is not None  # `items` sees to it
-            index, coarse = snapshot.index, vectors.coarse
-            quantization = index.header.quantization
-            if quantization is not None and len(added) and not index.row_count:
-                # The first items decide the scale.
-                coarse, quantization = round_coarse(coarse, "int8")
-                index = replace(index, header=replace(index.header, quantization=quantization))
-            elif quantization is not None:
-                coarse = to_int8(coarse, quantization.scale)
+            index, coarse = fitted(snapshot.index, vectors.coarse)
             new = Index.build(
                 as_array(coarse.cpu()),
                 vectors.fine.cpu().numpy(),
                 ids=index.next_ids(len(added)) if ids is None else ids,
                 metadata=metadata,
-                quantization=quantization,
+                quantization=index.header.quantization,
             )
-            self._swap(index.append(new, on_conflict), snapshot)
+            grown = index.append(new, on_conflict)
+            if grown is index:  # all were there, and skipped
+                return
+            changed = len(new) + max(0, len(index) + len(new) - len(grown))
+            reduced = vectors.fine if added.coarse is None else None
+            self._swap(measured(grown, reduced, changed), snapshot)
 
     def remove(self, ids: Sequence[Id]) -> None:
         """UnknownId, and no change, if one is not there."""
         with self._changing:
-            self._swap(self.snapshot.index.without(ids), self.snapshot)
+            before = self.snapshot.index
+            left = before.without(ids)
+            self._swap(measured(left, None, len(before) - len(left)), self.snapshot)
 
     def calibrate(self, calibration: Calibration) -> None:
         """Remember it; in the directory from the next `save`."""
@@ -94,6 +99,15 @@ class Collection:
             index = self.snapshot.index
             header = replace(index.header, calibration=calibration)
             self._swap(replace(index, header=header), self.snapshot)
+
+    def relearn(self, queries: Embeddings | None) -> None:
+        """Reduction and scale anew, from the fine vectors; in the directory from the next `save`."""
+        with self._changing:
+            index = self.snapshot.index
+            if index.path is not None:
+                self._hold(index)
+            made = relearned_whole(index, None if queries is None else queries.fine.cpu().float())
+            self._snapshot = Snapshot.of(made, self._device, self.tier)
 
     def compact(self) -> None:
         """Rows change, ids do not; where the index lies in a directory, it is saved."""

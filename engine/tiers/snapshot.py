@@ -6,7 +6,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from engine.coarse.rounding import queries_to_int8
+from engine.coarse.rounding import queries_to_int8, unshifted
 from engine.embeddings import Embeddings, longest_of
 from engine.index import Index
 from engine.index.mapping import Mapping, mappings_of
@@ -118,7 +118,8 @@ class Snapshot:
             return found
         assert queries is not None  # `found` was found with them
         _, scales = queries_to_int8(queries)
-        return TopK(found.scores * scales * quantization.scale, found.rows)
+        scores = found.scores * scales * quantization.scale + unshifted(queries, quantization)
+        return TopK(scores, found.rows)
 
     def capture(self, queries: Embeddings, k: int, candidates: int, backend: str) -> None:
         """Make CUDA graphs of both stages, for two-stage searches of as many queries that no filter narrows.

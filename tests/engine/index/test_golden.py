@@ -38,7 +38,7 @@ def test_it_holds_what_it_held(golden: Golden) -> None:
     place, said = golden
     index = Index.open(place)
     index.verify()
-    assert asdict(index.header) == said["header"]
+    assert json.loads(json.dumps(asdict(index.header))) == with_defaults(said["header"])
     assert [len(segment) for segment in index.segments] == said["segments"]
     assert index.live is not None
     assert np.flatnonzero(index.live).tolist() == said["live"]
@@ -50,6 +50,15 @@ def test_it_holds_what_it_held(golden: Golden) -> None:
     assert index.fine.tolist() == said["fine"]
     reduction = None if index.reduction is None else index.reduction.tolist()
     assert reduction == said["reduction"]
+
+
+def with_defaults(header: dict[str, Any]) -> dict[str, Any]:
+    """With what format 2 lacks."""
+    whole = {"learned": None} | header
+    for entry, name, default in (("quantization", "offset", []), ("calibration", "changed", 0)):
+        if whole[entry] is not None:
+            whole[entry] = {name: default} | whole[entry]
+    return whole
 
 
 def test_it_answers_as_it_answered(golden: Golden) -> None:

@@ -165,7 +165,7 @@ FINE = "segments/0/files/fine/"
     ("path", "value"),
     [
         ("version", 1),
-        ("version", 3),
+        ("version", 4),
         ("format", "faiss"),
         ("count", 6),
         ("count", True),

@@ -4,11 +4,19 @@ from typing import Annotated
 
 import typer
 
+from engine.cli.calibrate import calibrate
+from engine.cli.compact import compact
 from engine.cli.convert import convert
 from engine.cli.ending import Command, Commands
 from engine.cli.evaluate import evaluate
+from engine.cli.export import export
+from engine.cli.get import get
 from engine.cli.index import index
 from engine.cli.info import info
+from engine.cli.list import list_
+from engine.cli.plan import plan
+from engine.cli.relearn import relearn
+from engine.cli.remove import remove
 from engine.cli.search import search
 from engine.cli.train import train
 
@@ -41,5 +49,7 @@ def _of_all_commands(
     """What may stand before a command."""
 
 
-for command in (index, search, evaluate, train, convert, info):
-    app.command(cls=Command)(command)
+for command in (index, search, info, list_, get, remove, compact, relearn, calibrate, export, plan):
+    app.command(command.__name__.rstrip("_"), cls=Command)(command)
+for made in (evaluate, train, convert):
+    app.command(cls=Command)(made)

@@ -85,8 +85,10 @@ def fitted(index: Index, coarse: Tensor) -> tuple[Index, Tensor]:
     """Float coarse vectors `[B, d]` of new items in the dtype of `index`, and `index`, whose scale of int8 is
     wider where it would clip them."""
     quantization = index.header.quantization
-    if quantization is None or not len(coarse):
+    if quantization is None:
         return index, coarse
+    if not len(coarse):
+        return index, stored(coarse, quantization)
     if not index.row_count:  # the first items decide the scale
         rounded, first = round_coarse(coarse, "int8")
         return replace(index, header=replace(index.header, quantization=first)), rounded

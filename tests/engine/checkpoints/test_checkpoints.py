@@ -204,7 +204,8 @@ def test_items_added_one_at_a_time_are_learned_from_each_time_there_are_twice_as
 
     learned: list[int] = []
 
-    def noted(fine: torch.Tensor, dim: int) -> torch.Tensor:
+    def noted(fine: torch.Tensor, dim: int, queries: None) -> torch.Tensor:
+        assert queries is None
         learned.append(len(fine))
         return learn_reduction(fine, dim)
 

@@ -22,7 +22,7 @@ def rows_of(opened: "Index", where: str | None) -> list[int]:
     if where is not None:
         from engine.queries.conditions import parse_condition
 
-        live = live & opened.matching(parse_condition(where))
+        live = live & opened.matching(parse_condition(where, opened.metadata_schema))
     return [int(row) for row in np.flatnonzero(live)]
 
 
@@ -80,14 +80,7 @@ def sample_of(option: str, file: Path) -> Any:
     check_there(option, file, "vectors as .npy, or a text file")
     if file.suffix.lower() != ".npy":
         return lines_of(option, file)
-    import numpy as np
+    from engine.reading.vectors import vector_tables
 
-    from engine.errors import InvalidArgument, storing
-
-    with storing(file):
-        try:
-            return np.load(file, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InvalidArgument(
-                option, expected="an array as .npy", got=str(error), remedy="Save it by numpy.save."
-            ) from None
+    (table,) = vector_tables(file).values()
+    return table.checked()[0 : len(table)]

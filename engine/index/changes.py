@@ -55,7 +55,12 @@ def append(index: C, other: Contents, on_conflict: OnConflict) -> C:
                 return index
     held = [segment.metadata for segment in (*index.segments, new) if segment.metadata is not None]
     if new.metadata is not None and len(held) > 1:
-        check_fits(new.metadata, common_schema(held))
+        wanted, before = common_schema(held), common_schema(held[:-1])
+        widened = any(
+            wanted.field(field.name).type != field.type for field in before
+        )  # then what is there must fit, too
+        for columns in held if widened else [new.metadata]:
+            check_fits(columns, wanted)
     return replace(index, segments=_settled([*index.segments, new]))
 
 

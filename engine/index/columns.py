@@ -420,14 +420,25 @@ def common_schema(parts: Sequence[Columns]) -> Any:
 
 
 def _common(known: Any, new: Any) -> Any:
-    """The type that holds what either does: null gives way, integers become floats where floats are known."""
+    """The type that holds what either does: null gives way, integers become floats, narrow ones wide, whatever came
+    first; moments with zones are of UTC."""
     pa = _pyarrow()
     if known == new or pa.types.is_null(new):
         return known
     if pa.types.is_null(known):
         return new
-    if pa.types.is_floating(known) and pa.types.is_integer(new):
-        return known
+    numbers = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (known, new)]
+    if all(numbers):
+        return _common_number(known, new)
+    if pa.types.is_decimal(known) and pa.types.is_decimal(new):
+        scale = max(known.scale, new.scale)
+        digits = scale + max(known.precision - known.scale, new.precision - new.scale)
+        return pa.decimal128(digits, scale) if digits <= 38 else None
+    if pa.types.is_timestamp(known) and pa.types.is_timestamp(new):
+        if (known.tz is None) != (new.tz is None):
+            return None
+        unit = max(known.unit, new.unit, key=("s", "ms", "us", "ns").index)
+        return pa.timestamp(unit, None if known.tz is None else "UTC")
     if pa.types.is_list(known) and pa.types.is_list(new):
         inner = _common(known.value_type, new.value_type)
         return None if inner is None else pa.list_(inner)
@@ -440,6 +451,19 @@ def _common(known: Any, new: Any) -> Any:
             fields[field.name] = inner
         return pa.struct(list(fields.items()))
     return None
+
+
+def _common_number(known: Any, new: Any) -> Any:
+    pa = _pyarrow()
+    floats = [kind for kind in (known, new) if pa.types.is_floating(kind)]
+    if len(floats) == 2:
+        return max(floats, key=lambda kind: kind.bit_width)
+    if floats:
+        return pa.float64()
+    signed = any(pa.types.is_signed_integer(kind) for kind in (known, new))
+    if signed == all(pa.types.is_signed_integer(kind) for kind in (known, new)):
+        return max(known, new, key=lambda kind: kind.bit_width)
+    return pa.int64()
 
 
 def _without_nulls(value: Any) -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.checks import check_list
 from engine.errors import UnknownId
 from engine.index.checks import Id, Ids, refuse_flags
-from engine.index.columns import matching
+from engine.index.columns import common_schema, matching
 from engine.index.lookup import keys_of
 from engine.index.manifest import NUMPY_DTYPES, Array, CheckpointReference, Header, Manifest
 from engine.index.segment import NO_ROWS, Rows, Segment, join_ids
@@ -106,6 +106,11 @@ class Contents:
                 [None] * len(here) if segment.metadata is None else segment.metadata.of_rows(here)
             ),
         )
+
+    @property
+    def metadata_schema(self) -> Any:
+        """The `pyarrow.Schema` of all metadata."""
+        return common_schema([s.metadata for s in self.segments if s.metadata is not None])
 
     def matching(self, expression: Any) -> NDArray[np.bool_]:
         """bool `[rows]`: whose metadata a `pyarrow.compute.Expression` holds for; else InvalidArgument."""

@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 LONGEST = 1 << 25
 FILE_NAME = re.compile(r"[a-z_]+-[0-9a-f]{12}\.(bin|parquet)")
 
+MANY = 4096  # items from which on it is worth saying that a reduction does not fit them
+
 Array: TypeAlias = NDArray[Any]
 
 # NumPy has no bfloat16: its bits stand in uint16 arrays, which nothing else here has.
@@ -152,8 +154,11 @@ class Learned:
 
     @property
     def misfits(self) -> bool:
-        """Whether it cuts off clearly more of what came later, and that is a part worth speaking of."""
-        many = self.later >= max(64, self.items // 20)
+        """Whether it cuts off clearly more of what came later, and that is a part worth speaking of.
+
+        An index of few items learns anew by itself, and what few items show is much by chance.
+        """
+        many = self.items + self.later >= MANY and 20 * self.later > self.items
         return many and self.later_lost > self.lost + 0.05
 
 

@@ -46,7 +46,7 @@ def as_mask(
 
 def _mask(filter: Any, index: Index, queries: int) -> Tensor:
     if isinstance(filter, str):
-        filter = parse_condition(filter)
+        filter = parse_condition(filter, index.metadata_schema)
     if type(filter).__module__.startswith("pyarrow.") and type(filter).__name__ == "Expression":
         return torch.from_numpy(index.matching(filter))
     if isinstance(filter, Tensor) and filter.dtype == torch.bool:

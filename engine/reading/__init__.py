@@ -3,7 +3,7 @@
 | module | format |
 |---|---|
 | `json_lines` | `.jsonl`: an object a line |
-| `separated` | `.csv`, `.tsv`: a line of column names, a row a line |
+| `separated` | `.csv`, `.tsv`: a line of column names, a row a line; `column_types` tells numbers from text |
 | `parquet` | `.parquet` whose rows name pictures or hold them |
 | `tars` | `.tar`: a WebDataset shard |
 | `karpathy` | `.json`: `dataset_flickr30k.json`, `dataset_coco.json` |

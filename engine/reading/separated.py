@@ -9,11 +9,12 @@ import csv
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
 
 from engine.images import OTHER_SUFFIXES, SUFFIXES
+from engine.reading.column_types import typed_columns
 from engine.reading.records import (
     IMAGE,
     Fault,
@@ -44,7 +45,25 @@ class Separated:
         return True
 
     def records(self) -> Iterator[Record]:
-        """One a row; empty lines are passed over. Raises DatasetError where the names are not there."""
+        """One a row; empty lines are passed over. Raises DatasetError where the names are not there.
+
+        Values of a column that holds whole numbers throughout are integers, of one that holds numbers floats, of
+        one that holds true and false booleans; empty fields there are none. All others are text. The file is read
+        twice for it.
+        """
+        types = typed_columns(record.values for record in self._texts())
+        for record in self._texts():
+            if types and record.fault is None:
+                values = {
+                    name: types[name](text) if name in types else text
+                    for name, text in record.values.items()
+                    if text.strip() or name not in types
+                }
+                record = replace(record, values=values)
+            yield record
+
+    def _texts(self) -> Iterator[Record]:
+        """The same, all values as text."""
         try:
             # utf-8-sig: spreadsheets put a mark before the first name
             with (

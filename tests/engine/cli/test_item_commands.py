@@ -126,7 +126,7 @@ def test_calibrate(place: Path, tmp_path: Path) -> None:
     assert found == vars(kept)
     assert (kept.k, kept.queries, kept.items) == (3, 60, 127)
     (tmp_path / "broken.npy").write_bytes(b"no array")
-    with pytest.raises(engine.InvalidArgument, match="--queries: expected an array"):
+    with pytest.raises(engine.DatasetError, match=r"broken\.npy"):
         run("calibrate", place, "--queries", tmp_path / "broken.npy")
 
 

@@ -58,6 +58,7 @@ def test_from_a_first_few(dtype: Any) -> None:
 def test_outgrown_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An index that is too large to be learned anew by itself warns once, says so, and `relearn` mends it."""
     monkeypatch.setattr("engine.coarse.relearning.SETTLED", 500)
+    monkeypatch.setattr("engine.index.manifest.MANY", 500)
     monkeypatch.setattr("engine.coarse.relearning.OUTGROWN", 1000)
     r = engine.Retriever.from_embeddings(kind(600, B), coarse_dim=16)
     items, queries = kind(3000, A), kind(50, A, seed=9)
@@ -87,6 +88,7 @@ def test_outgrown_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def test_outgrown_and_not_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.coarse.relearning.SETTLED", 500)
+    monkeypatch.setattr("engine.index.manifest.MANY", 500)
     r = engine.Retriever.from_embeddings(kind(600, B), coarse_dim=16)
     r.add(embeddings=kind(3000, A))
     learned = r.index.header.learned

@@ -8,7 +8,7 @@ UV     := $(PY) -m uv pip install --python $(PY) --compile-bytecode -c constrain
 OUT    ?= build/gpu
 SMOKE  ?= tests/test_import_rules.py tests/test_readme.py tests/engine/test_retriever.py
 
-.PHONY: setup setup-demo demo test coverage mutants check docs resolve floors bench gpu index-long pictures train-example recipes serve
+.PHONY: setup setup-demo demo test coverage mutants check style types wheel docs resolve floors bench gpu index-long pictures train-example recipes serve
 .DEFAULT_GOAL := demo
 
 setup: $(VENV)/.everything     ## create .venv and install everything the targets need
@@ -49,12 +49,19 @@ coverage: setup                ## the same tests, slower, and the lines that the
 mutants: setup                 ## break the search and the index in one place at a time: which faults does no test see?
 	$(PY) -m tests.mutants --sample 100 $(MUTANTS)
 
-check: setup resolve docs      ## style, types, import rules, the site, the wheel, what the kernels compile to, whether all can install it
+check: setup                   ## style, types, import rules, the site, the wheel, what the kernels compile to, whether all can install it
+	$(MAKE) -j2 -O wheel types resolve style docs
+	$(PY) -m benchmarks.kernel_audit --quick
+
+style: setup                   ## how the code is written
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types: setup                   ## mypy over everything
 	$(PY) -m mypy
+
+wheel: setup                   ## import rules, and the wheel built, installed and used
 	$(PY) -m pytest tests/test_import_rules.py tests/wheel.py
-	$(PY) -m benchmarks.kernel_audit --quick
 
 docs: setup                    ## build the documentation as a site, in build/site; a broken link or docstring is an error
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

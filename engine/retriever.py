@@ -325,8 +325,10 @@ class Retriever:
         ids: Sequence[Id] | None = None,
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         on_conflict: OnConflict = "error",
-    ) -> None:
+    ) -> int:
         """Add items to encode (images or texts, as in `search`), or their embeddings. All are added, or none.
+
+        Returns how many: those skipped do not count.
 
         `ids` default to the integers after the largest one; an index with str ids needs them given. on_conflict:
         where an id is there already, "error" refuses all, "replace" puts the new item in its place, "skip" keeps
@@ -339,11 +341,11 @@ class Retriever:
         ids = None if ids is None else checked_ids(ids)
         metadata = None if metadata is None else checked_metadata(metadata)
         check_one_of("on_conflict", on_conflict, get_args(OnConflict))
-        self._collection.add(self._embedded(given, snapshot), ids, metadata, on_conflict)
+        return self._collection.add(self._embedded(given, snapshot), ids, metadata, on_conflict)
 
-    def remove(self, ids: Sequence[Id]) -> None:
-        """Remove the items with these ids; the others keep theirs. UnknownId if one is not there."""
-        self._collection.remove(ids)
+    def remove(self, ids: Sequence[Id]) -> int:
+        """Remove the items with these ids, and return how many; UnknownId, and no change, if one is not there."""
+        return self._collection.remove(ids)
 
     def relearn(self, queries: Batch | None = None) -> None:
         """Learn the reduction and int8's scale anew, from the fine vectors: nothing is encoded again.
@@ -397,6 +399,16 @@ class Retriever:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __contains__(self, id: object) -> bool:
+        """Whether there is an item with this id."""
+        held = isinstance(id, str | int) and not isinstance(id, bool)
+        return held and bool(self.index.find([id])[0] >= 0)  # type: ignore[list-item]
+
+    def get(self, id: Id) -> dict[str, Any] | None:
+        """The metadata of one item, None where it has none; UnknownId if there is no such item."""
+        index = self.index
+        return index.metadata_at(int(index.rows_of([id])[0]))
 
     def __enter__(self) -> "Retriever":
         return self

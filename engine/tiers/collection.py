@@ -60,8 +60,8 @@ class Collection:
         ids: Sequence[Id] | None,
         metadata: Sequence[Mapping[str, Any] | None] | None,
         on_conflict: OnConflict,
-    ) -> None:
-        """All of them, or an error and no change."""
+    ) -> int:
+        """All of them, or an error and no change; how many are new."""
         with self._changing:
             snapshot = self.snapshot
             if added.coarse is None and learns_from(snapshot.index, added.fine):
@@ -81,17 +81,20 @@ class Collection:
             )
             grown = index.append(new, on_conflict)
             if grown is index:  # all were there, and skipped
-                return
+                return 0
             changed = len(new) + max(0, len(index) + len(new) - len(grown))
             reduced = vectors.fine if added.coarse is None else None
             self._swap(measured(grown, reduced, changed), snapshot)
+            return len(grown) - len(index) if on_conflict == "skip" else len(new)
 
-    def remove(self, ids: Sequence[Id]) -> None:
-        """UnknownId, and no change, if one is not there."""
+    def remove(self, ids: Sequence[Id]) -> int:
+        """How many; UnknownId, and no change, if one is not there."""
         with self._changing:
             before = self.snapshot.index
             left = before.without(ids)
-            self._swap(measured(left, None, len(before) - len(left)), self.snapshot)
+            gone = len(before) - len(left)
+            self._swap(measured(left, None, gone), self.snapshot)
+            return gone
 
     def calibrate(self, calibration: Calibration) -> None:
         """Remember it; in the directory from the next `save`."""

@@ -1,10 +1,13 @@
 """What `search` can be asked beside words: conditions, near-duplicates; in this process, as it is quicker."""
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -56,3 +59,47 @@ def test_near_duplicates(described: Path) -> None:
     same = {NAMES[0], "copy.webp"}  # but for the last bit of a vector, which decides who stays
     assert ids[0] in same
     assert set(ids) == {ids[0], *NAMES[1:]}
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["search", *map(str, arguments)])
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def test_csv_and_the_lowest_score(described: Path) -> None:
+    picture = PICTURES / "noto" / NAMES[2]
+    hits = search(described, "--where", "year < 2006")
+    rows = list(csv.reader(io.StringIO(run(described, "--image", picture, "--csv", "-k", 3))))
+    assert rows[0] == ["query", "rank", "score", "id", "metadata"]
+    assert [row[1:2] + row[3:4] for row in rows[1:2]] == [["1", NAMES[2]]]
+    assert json.loads(rows[1][4])["year"] == 2002
+    lowest = hits[2]["score"]
+    kept = search(described, "--where", "year < 2006", "--min-score", str(lowest))
+    assert kept == [hit for hit in hits if hit["score"] >= lowest]
+
+
+def test_vectors_in_a_file(described: Path, tmp_path: Path) -> None:
+    vectors = np.asarray(engine.Index.open(described).fine)[[4, 1]]
+    np.save(tmp_path / "two.npy", vectors)
+    with engine.Retriever(described) as r:
+        expected = r.search(vectors, 2, mode="exact").ids
+    asked = ("--vector", tmp_path / "two.npy", "-k", 2, "--mode", "exact", "--json")
+    answers = json.loads(run(described, *asked))["answers"]
+    assert [[hit["id"] for hit in answer["hits"]] for answer in answers] == expected
+    assert answers[1]["query"].endswith("two.npy, row 1")
+    for words in ((), ("words", "--vector", tmp_path / "two.npy")):
+        with pytest.raises(engine.InvalidArgument, match="TEXTS: expected words or --image"):
+            run(described, *words)
+
+
+def test_words_and_a_picture_together(described: Path) -> None:
+    picture = PICTURES / "noto" / NAMES[0]
+    with engine.Retriever(described) as r:
+        expected = r.search([engine.Query("a cat", picture)], 3).ids
+    asked = (described, "a cat", "--image", picture, "--together", "-k", 3, "--json")
+    (answer,) = json.loads(run(*asked))["answers"]
+    assert [hit["id"] for hit in answer["hits"]] == expected[0]
+    with pytest.raises(engine.InvalidArgument, match="--together: expected one text and one"):
+        run(described, "a", "b", "--together")

@@ -1,9 +1,12 @@
 """An index that grows and shrinks: appends, conflicts, compaction, lookups and metadata."""
 
+import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 import engine
@@ -172,9 +175,37 @@ def test_metadata_may_gain_columns_but_not_change_their_types() -> None:
         None,
     ]
     assert index.metadata_at(6) == {"new": True, "tags": []}
-    for wrong in ({"n": "one"}, {"n": 1.5}, {"tags": [1]}, {"deep": 1}, {"deep": {"b": 2}}):
+    for wrong in ({"n": "one"}, {"n": True}, {"tags": [1]}, {"deep": 1}, {"deep": {"b": 2}}):
         with pytest.raises(engine.InvalidArgument, match=f"column '{next(iter(wrong))}'"):
             index.append(more([7], metadata=[wrong]))
+
+
+def test_columns_of_metadata_widen() -> None:
+    """Numbers and moments: what was there reads as it was, and a number that floats cannot hold is refused."""
+    first = {
+        "n": 1,
+        "f": np.float32(0.5),
+        "at": dt.datetime(2024, 1, 2, tzinfo=dt.UTC),
+        "d": Decimal("1.5"),
+    }
+    zone = dt.timezone(dt.timedelta(hours=2))
+    second = {
+        "n": 1.5,
+        "f": 0.1,
+        "at": dt.datetime(2024, 1, 2, 2, tzinfo=zone),
+        "d": Decimal("1.25"),
+    }
+    for one, other in ((first, second), (second, first)):
+        index = small(metadata=[one] * 5).append(more([5], metadata=[other]))
+        assert index.metadata_at(0) == one
+        found = index.metadata_at(5)
+        assert found == {**other, "at": first["at"]}
+        assert index.matching(pc.field("n") < 2).all()
+    large = small(metadata=[{"n": 2**53 + 1}] * 5)
+    with pytest.raises(engine.InvalidArgument, match="double in column 'n'"):
+        large.append(more([5], metadata=[{"n": 0.5}]))
+    with pytest.raises(engine.InvalidArgument, match="double in column 'n'"):
+        small(metadata=[{"n": 0.5}] * 5).append(more([5], metadata=[{"n": 2**53 + 1}]))
 
 
 @pytest.mark.parametrize(

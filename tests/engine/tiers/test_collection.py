@@ -192,3 +192,20 @@ def test_the_longest_coarse_vector_counts_when_it_is_new() -> None:
     found = r.search(engine.Embeddings(queries, queries), 5, mode="coarse")
     _, rows = brute_force(queries.numpy(), np.concatenate([small, large]), 5)
     np.testing.assert_array_equal(found.rows.numpy(), rows)
+
+
+def test_what_is_told_and_asked_of_items(place: Path) -> None:
+    """`add` and `remove` say how many; `in` and `get` look one up."""
+    r = engine.Retriever(place)
+    assert r.add(embeddings=vectors(3, seed=1), metadata=[{"n": 1}, None, {"n": 3}]) == 3
+    assert r.add(embeddings=vectors(3, seed=1), ids=[5, 30, 31], on_conflict="skip") == 2
+    assert r.add(embeddings=vectors(2, seed=1), ids=[5, 40], on_conflict="replace") == 2
+    assert r.add(embeddings=vectors(0)) == 0
+    assert r.remove([0, 21]) == 2
+    assert r.remove([]) == 0
+    assert [id in r for id in (20, 21, 40, -1, "20", 2.0, True, None)] == [True, False, True] + [
+        False
+    ] * 5
+    assert (r.get(20), r.get(1)) == ({"n": 1}, None)
+    with pytest.raises(engine.UnknownId):
+        r.get(21)

@@ -140,6 +140,7 @@ def test_more_items_than_memory_holds_are_written_in_parts(
     for name, value in {"FINE": 32, "COARSE": 8, "PART": 400, "ASKING": 5, "BATCHES": (1, 5),
                         "ROOT": tmp_path}.items():  # fmt: skip
         monkeypatch.setattr(paper, name, value)
+    monkeypatch.setattr("engine.coarse.relearning.SETTLED", 400)  # a part is enough to learn from
     asked = paper.write_clusters(1000, tmp_path / "index")
     index = Index.open(tmp_path / "index")
     assert [len(segment) for segment in index.segments] == [400, 400, 200]

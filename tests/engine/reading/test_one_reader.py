@@ -11,7 +11,7 @@ ENGINE = ROOT / "engine"
 ROOMS = ("building", "dataset", "evaluation")
 # What reads a source, and who else may use it for files that are no sources.
 READERS = {
-    "csv": (),
+    "csv": ("cli",),  # which writes it
     "tarfile": (),
     "pyarrow.parquet": ("index",),  # metadata of items
     "numpy.load": (),

@@ -7,7 +7,7 @@ short coarse vectors, keep the best C as candidates, score those C with the long
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from numpy.typing import NDArray
@@ -402,8 +402,7 @@ class Retriever:
 
     def __contains__(self, id: object) -> bool:
         """Whether there is an item with this id."""
-        held = isinstance(id, str | int) and not isinstance(id, bool)
-        return held and bool(self.index.find([id])[0] >= 0)  # type: ignore[list-item]
+        return bool(self.index.find([cast(Id, id)])[0] >= 0)  # which no id of another kind is
 
     def get(self, id: Id) -> dict[str, Any] | None:
         """The metadata of one item, None where it has none; UnknownId if there is no such item."""

@@ -86,6 +86,14 @@ def build_index(
     segment = check_count("segment", segment)
     normalize = check_flag("normalize", normalize)
     excluded = tuple(check_list("exclude", exclude, expected="a list of patterns"))
+    for pattern in excluded:
+        if not isinstance(pattern, str):
+            raise InvalidArgument(
+                "exclude",
+                expected="patterns as text",
+                got=repr(pattern),
+                remedy="For example: exclude=['drafts', '*_small.*'].",
+            )
     check_place(output)
     # Locked before the first look: two builds cannot both find nothing.
     with storing(output), locked(output.absolute()) as lock:

@@ -45,11 +45,15 @@ def typed_ids(opened: "Index", ids: list[str]) -> "list[Id]":
 
     typed: list[Id] = []
     for id in ids:
-        if not id.lstrip("-").isdecimal():
+        try:
+            typed.append(int(id))
+        except ValueError:
             raise UnknownId(
-                "ids", expected="integers, as the index has", got=repr(id), remedy="See `list`."
-            )
-        typed.append(int(id))
+                "ids",
+                expected="integers, as the index has",
+                got=repr(id),
+                remedy="`python -m engine list INDEX` prints its ids.",
+            ) from None
     return typed
 
 

@@ -49,6 +49,9 @@ def export_vectors(index: Index, output: Path, which: Literal["fine", "coarse"] 
                     for ids, _, _ in _blocks(index, which):
                         stream.writelines(f"{json.dumps(id)}\n" for id in ids)
             draft.replace(output)
+        except BaseException:
+            listing.unlink(missing_ok=True)
+            raise
         finally:
             draft.unlink(missing_ok=True)
     return len(index)

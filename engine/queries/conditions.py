@@ -308,8 +308,10 @@ class _Parser:
     def _unknown(self, name: str) -> InvalidArgument:
         names: Sequence[str] = self.schema.names
         close = get_close_matches(name, names, 1) or [n for n in names if n.lower() == name.lower()]
-        meant = f" Did you mean {close[0]!r}?" if close else ""
-        return _refused(f"{name!r}.{meant}", f"one of the columns {list(names)}")
+        expected = f"one of the columns {list(names)}"
+        if close:
+            return _refused(repr(name), expected, f"Did you mean {close[0]!r}?")
+        return _refused(repr(name), expected)
 
     def _misfit(self, expected: str) -> InvalidArgument:
         rest = self.text[self.at : self.at + 40]
@@ -343,10 +345,13 @@ def _is_text(pa: Any, kind: Any) -> bool:
     )
 
 
-def _refused(got: str, expected: str) -> InvalidArgument:
+EXAMPLE = "For example: \"year > 2000 and style == 'noto'\"."
+
+
+def _refused(got: str, expected: str, remedy: str = EXAMPLE) -> InvalidArgument:
     return InvalidArgument(
         "filter",
         expected=expected,
         got=f"{got:.300}",
-        remedy="For example: \"year > 2000 and style == 'noto'\".",
+        remedy=remedy,
     )

@@ -89,11 +89,13 @@ class Folder:
 
     def _passed(self, name: str, path: Path) -> Passed | None:
         if name.startswith(".") or name in NOT_PICTURES:
-            remedy = "Name it as a source of its own to have it."
-            return Passed("pictures of the user's", "a hidden file or a system's folder", remedy)
+            got = "a hidden one, or one that a system keeps"
+            remedy = "Name it as a source of its own to index it."
+            return Passed("a file or folder of the user", got, remedy)
         for pattern in self.exclude:
             if fnmatchcase(name, pattern) or fnmatchcase(self._name(path), pattern):
-                return Passed("what is not excluded", f"what {pattern!r} excludes", "Nothing.")
+                remedy = "Change the pattern to index it."
+                return Passed("a name that no pattern excludes", f"a match of {pattern!r}", remedy)
         return None
 
     def _record(self, path: Path, names: set[str]) -> Record:
@@ -129,7 +131,7 @@ def _followed_already(path: Path, followed: list[Path]) -> Passed | None:
     for folder in followed:
         if target == folder or folder in target.parents or target in folder.parents:
             got = f"a link to a folder that is read anyway, {target}"
-            return Passed("a folder once", got, "Nothing.")
+            return Passed("a folder that is not read yet", got, "Its pictures are indexed once.")
     followed.append(target)
     return None
 

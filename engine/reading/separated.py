@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from engine.images import OTHER_SUFFIXES, SUFFIXES
-from engine.reading.column_types import typed_columns
+from engine.reading.column_types import Convert, typed_columns
 from engine.reading.records import (
     IMAGE,
     Fault,
@@ -25,6 +25,7 @@ from engine.reading.records import (
     row_name,
 )
 from engine.system.files import MAX_LINE, bounded_lines, open_regular
+from engine.system.forks import cached_property
 
 MAX_FAULTS = 10_000  # rows one after the other: a file of which nobody wants to know more
 MAX_LINES = 1000  # of one row
@@ -48,10 +49,10 @@ class Separated:
         """One a row; empty lines are passed over. Raises DatasetError where the names are not there.
 
         Values of a column that holds whole numbers throughout are integers, of one that holds numbers floats, of
-        one that holds true and false booleans; empty fields there are none. All others are text. The file is read
-        twice for it.
+        one that holds true and false booleans; empty fields there are none. All others are text. To know this, the
+        file is read once more.
         """
-        types = typed_columns(record.values for record in self._texts())
+        types = self._types
         for record in self._texts():
             if types and record.fault is None:
                 values = {
@@ -61,6 +62,10 @@ class Separated:
                 }
                 record = replace(record, values=values)
             yield record
+
+    @cached_property
+    def _types(self) -> dict[str, Convert]:
+        return typed_columns(record.values for record in self._texts())
 
     def _texts(self) -> Iterator[Record]:
         """The same, all values as text."""

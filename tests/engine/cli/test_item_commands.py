@@ -74,7 +74,7 @@ def test_get(place: Path) -> None:
         (some[1], 1900),
     ]
     assert run("get", place, some[1]) == f"{some[1]}\n  year: 1900\n  title: no. 0\n"
-    for gone in (id_of(place, 3), "nowhere"):
+    for gone in (id_of(place, 3), "nowhere", "٣x", "+-5", str(2**70)):
         with pytest.raises(engine.UnknownId):
             run("get", place, gone)
 

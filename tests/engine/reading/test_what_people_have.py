@@ -95,10 +95,12 @@ def test_names_and_folders(untrained: Path, tmp_path: Path) -> None:
     report = build_index([folder], tmp_path / "i", encoder, exclude=["*_small.*", "drafts"])
     assert sorted(map(str, report.index.ids)) == sorted([*kept, "g.gif", "h.apng", "unended.jpg"])
     assert report.noted == {"a JPEG without the mark of its end": 1}
+    with pytest.raises(engine.InvalidArgument, match="exclude: expected patterns as text, got 3"):
+        build_index([folder], tmp_path / "j", encoder, exclude=[3])  # type: ignore[list-item]
     why = {line["id"]: line["why"] for line in skipped_of(report)}
     assert set(why) == {"._a.JPG", ".thumbnails", "@eaDir", "__MACOSX", "a_small.jpg", "drafts"}
-    assert "what 'drafts' excludes" in why["drafts"]
-    assert "a hidden file or a system's folder" in why["@eaDir"]
+    assert "a match of 'drafts'" in why["drafts"]
+    assert "a hidden one, or one that a system keeps" in why["@eaDir"]
     assert "1 of those added: a JPEG without the mark of its end" in report.remarks()
 
 

@@ -206,6 +206,7 @@ def test_what_is_told_and_asked_of_items(place: Path) -> None:
     assert [id in r for id in (20, 21, 40, -1, "20", 2.0, True, None)] == [True, False, True] + [
         False
     ] * 5
+    assert np.int64(20) in r  # as NumPy and pandas give ids
     assert (r.get(20), r.get(1)) == ({"n": 1}, None)
     with pytest.raises(engine.UnknownId):
         r.get(21)
